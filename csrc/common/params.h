@@ -1,0 +1,150 @@
+// One plain struct per kernel: what a launch needs, already validated. No functions, no ownership.
+// Shapes use the words of docs/kernels.md; strides count elements, not bytes.
+#pragma once
+
+#include "common/types.h"
+
+namespace assay {
+
+// A weight [out_features, in_features] laid out for one ISA's matrix kernel, with its bias.
+// The layout belongs to the kernel table that packed it (`isa_idx`); nobody else reads `data`.
+struct PackedWeightView {
+  const void* data;
+  const float* bias;  // [out_features] or nullptr
+  std::int64_t out_features;
+  std::int64_t in_features;
+  Arithmetic arithmetic;
+  int isa_idx;
+};
+
+struct PackWeightParams {
+  const void* weight;  // [out_features, in_features] row-major, contiguous
+  DType weight_dtype;  // kFloat32 or kBFloat16
+  std::int64_t out_features;
+  std::int64_t in_features;
+  Arithmetic arithmetic;
+  void* packed;  // 64-byte aligned, packed_weight_size bytes, zeroed
+};
+
+// out = activation(x @ weight^T + bias) + residual
+struct LinearParams {
+  const void* x;  // [num_tokens, in_features] float32 or bfloat16
+  DType x_dtype;
+  std::int64_t x_stride;
+  PackedWeightView weight;
+  Activation activation;
+  const float* residual;  // [num_tokens, out_features] float32 or nullptr; may alias out
+  std::int64_t residual_stride;
+  void* out;  // [num_tokens, out_features] float32 or bfloat16
+  DType out_dtype;
+  std::int64_t out_stride;
+  std::int64_t num_tokens;
+};
+
+// out = layer_norm(sum of the present tables' rows); a table that is absent is nullptr.
+// Ids are checked against the table sizes by the caller.
+struct EmbedParams {
+  const std::int32_t* input_ids;       // [num_tokens]
+  const std::int32_t* position_ids;    // [num_tokens]
+  const std::int32_t* token_type_ids;  // [num_tokens] or nullptr = all zeros
+  const void* word_embeddings;         // [vocab_size, hidden_size] in table_dtype
+  const void* position_embeddings;     // [max_positions, hidden_size] or nullptr
+  const void* token_type_embeddings;   // [type_vocab_size, hidden_size] or nullptr
+  const void* task_type_embeddings;    // row 0 of ERNIE's table, [1, hidden_size], or nullptr
+  DType table_dtype;                   // kFloat32 or kBFloat16; all tables share it
+  const float* norm_weight;            // [hidden_size] or nullptr = no LayerNorm
+  const float* norm_bias;              // [hidden_size] or nullptr
+  float epsilon;
+  float* out;  // [num_tokens, hidden_size] float32
+  std::int64_t num_tokens;
+  std::int64_t hidden_size;
+};
+
+// out = layer_norm(x + residual); statistics in float32, two-pass variance.
+struct LayerNormParams {
+  const float* x;         // [num_rows, hidden_size]
+  const float* residual;  // [num_rows, hidden_size] or nullptr
+  const float* weight;    // [hidden_size]
+  const float* bias;      // [hidden_size] or nullptr
+  float epsilon;
+  float* out;  // [num_rows, hidden_size]; may alias x or residual
+  std::int64_t num_rows;
+  std::int64_t hidden_size;
+};
+
+// Softmax(q k^T * softmax_scale) v per sequence and head. Grouped queries: num_heads % num_kv_heads == 0.
+struct AttentionParams {
+  const void* q;  // [num_q_tokens, num_heads, head_dim]; token stride q_stride, head stride head_dim
+  const void* k;  // [num_k_tokens, num_kv_heads, head_dim]
+  const void* v;
+  DType dtype;  // kFloat32 or kBFloat16 for q, k, v and out alike; accumulation is float32
+  std::int64_t q_stride;
+  std::int64_t k_stride;
+  std::int64_t v_stride;
+  const std::int32_t* cu_seqlens_q;  // [num_seqs + 1]
+  const std::int32_t* cu_seqlens_k;  // [num_seqs + 1]
+  std::int64_t num_seqs;
+  std::int64_t max_seqlen_q;
+  std::int64_t max_seqlen_k;
+  int num_heads;
+  int num_kv_heads;
+  int head_dim;
+  float softmax_scale;
+  bool is_causal;  // query i of a sequence sees keys j <= i + (seqlen_k - seqlen_q)
+  void* out;       // [num_q_tokens, num_heads, head_dim]
+  std::int64_t out_stride;
+};
+
+struct PoolParams {
+  const float* hidden_states;  // [num_tokens, hidden_size]
+  std::int64_t hidden_stride;
+  const std::int32_t* cu_seqlens;  // [num_seqs + 1]; no sequence is empty
+  Pooling pooling;
+  float* out;  // [num_seqs, hidden_size]
+  std::int64_t num_seqs;
+  std::int64_t hidden_size;
+};
+
+// logits = (classifier(act(dense(pooled))) - logit_mean) / logit_sigma; probs = activation per row.
+struct ClassifierHeadParams {
+  const float* pooled;  // [num_rows, hidden_size]
+  bool has_dense;
+  PackedWeightView dense;                 // kFloat32Fma; unread when !has_dense
+  Activation dense_activation;            // applied after dense
+  PackedWeightView classifier;            // kFloat32Fma
+  float logit_mean;                       // 0 when unset
+  float logit_sigma;                      // 1 when unset
+  const HeadActivation* row_activations;  // [num_rows]
+  float* dense_buffer;                    // [num_rows, dense.out_features] scratch; unread when !has_dense
+  float* out;                             // [num_rows, num_labels]
+  std::int64_t num_rows;
+};
+
+// One post-LayerNorm transformer block (BERT and its kin), in place on hidden_states.
+struct EncoderLayerParams {
+  float* hidden_states;            // [num_tokens, hidden_size] float32, in and out
+  const std::int32_t* cu_seqlens;  // [num_seqs + 1]
+  std::int64_t num_seqs;
+  std::int64_t num_tokens;
+  std::int64_t max_seqlen;
+  PackedWeightView qkv;       // [3 * hidden_size, hidden_size]
+  PackedWeightView attn_out;  // [hidden_size, hidden_size]
+  PackedWeightView mlp_up;    // [intermediate_size, hidden_size]
+  PackedWeightView mlp_down;  // [hidden_size, intermediate_size]
+  const float* attn_norm_weight;
+  const float* attn_norm_bias;
+  const float* mlp_norm_weight;
+  const float* mlp_norm_bias;
+  float epsilon;
+  Activation activation;
+  int num_heads;
+  int head_dim;
+  float softmax_scale;
+  // Rows whose output is wanted, or nullptr for all. With rows, only their output is computed, into
+  // rows_out; hidden_states is then left untouched. One row per sequence, row i inside sequence i.
+  const std::int32_t* rows;  // [num_seqs] token indices
+  float* rows_out;           // [num_seqs, hidden_size]
+  void* workspace;           // encoder_layer_workspace_size bytes, 64-byte aligned
+};
+
+}  // namespace assay

@@ -1,0 +1,241 @@
+// Attention over ragged sequences. Included inside an ISA's namespace after vec_math.h and gemm.h, so it includes
+// nothing but its own parts.
+//
+// A work item is one (sequence, head, chunk of query rows). A thread packs the keys and values of its item once and
+// keeps them for the next item of the same sequence and key head; then, kFmaRows query rows at a time, it walks the
+// keys in tiles of kKeyTile counted from the sequence's first key: scores, online softmax, probs . v. What a row
+// computes depends on its own sequence alone, never on how rows are cut into chunks and blocks.
+#pragma once
+
+#include "cpu/attention_tiles.h"
+//
+#include "cpu/attention_pack.h"
+//
+#include "cpu/attention_softmax.h"
+
+// Keys whose scores are kept at once. One tile for nearly every input of an encoder.
+constexpr std::int64_t kKeyTile = 512;
+static_assert(kKeyTile % kPanelCols == 0);
+
+// Sizes in floats of a thread's scratch, and where each part starts. Every part is a multiple of 64 bytes.
+template <typename Operand>
+struct AttentionScratch {
+  explicit AttentionScratch(const AttentionParams& p)
+      : num_units(p.head_dim / Operand::kPerUnit),
+        head_panels(ceil_div(p.head_dim, kPanelCols)),
+        key_panel_floats(round_up(num_units, 8) * kPanelCols),
+        value_panel_floats(round_up(ceil_div(p.max_seqlen_k, Operand::kPerUnit), 2) * kPanelCols),
+        scores(round_up(num_units, kBlockUnits) * kFmaRows),
+        sums(scores + kKeyTile * kFmaRows),
+        keys(sums + round_up(kFmaRows * head_panels * kPanelCols, 16)),
+        values(keys + ceil_div(p.max_seqlen_k, kPanelCols) * key_panel_floats),
+        size(values + head_panels * value_panel_floats) {}
+
+  std::int64_t num_units;    // units of head_dim
+  std::int64_t head_panels;  // column panels of head_dim
+  std::int64_t key_panel_floats;
+  std::int64_t value_panel_floats;
+  // Starts; the query rows are at 0.
+  std::int64_t scores;
+  std::int64_t sums;
+  std::int64_t keys;
+  std::int64_t values;
+  std::int64_t size;
+};
+
+struct AttentionSequence {
+  std::int64_t q_start;
+  std::int64_t seqlen_q;
+  std::int64_t k_start;
+  std::int64_t seqlen_k;
+};
+
+inline AttentionSequence attention_sequence(const AttentionParams& p, std::int64_t seq) {
+  const std::int64_t q_start = p.cu_seqlens_q[seq];
+  const std::int64_t k_start = p.cu_seqlens_k[seq];
+  return {q_start, p.cu_seqlens_q[seq + 1] - q_start, k_start, p.cu_seqlens_k[seq + 1] - k_start};
+}
+
+template <typename Operand>
+void store_attention_rows(const AttentionParams& p, const float* sums, std::int64_t sums_stride,
+                          const float* row_sums, std::int64_t token, int head, int num_rows) {
+  using Element = typename Operand::Element;
+  for (int r = 0; r < num_rows; ++r) {
+    Element* out = static_cast<Element*>(p.out) + (token + r) * p.out_stride + head * p.head_dim;
+    // A row that sees no key has sum 0 and is zero.
+    const bool is_empty = sums == nullptr || row_sums[r] == 0.0f;
+    const Vec scale = vec_set1(is_empty ? 0.0f : 1.0f / row_sums[r]);
+    for (int col = 0; col < p.head_dim; col += kVecWidth) {
+      const int n = p.head_dim - col < kVecWidth ? p.head_dim - col : kVecWidth;
+      const Vec v = is_empty ? vec_zero() : vec_mul(vec_load(sums + r * sums_stride + col), scale);
+      if constexpr (sizeof(Element) == sizeof(float)) {
+        n == kVecWidth ? vec_store(out + col, v) : vec_store_n(out + col, v, n);
+      } else {
+        n == kVecWidth ? vec_store_bf16(out + col, v) : vec_store_bf16_n(out + col, v, n);
+      }
+    }
+  }
+}
+
+// kFmaRows or fewer query rows, from row0 of the sequence on, against the packed keys and values.
+template <typename Operand>
+void attend_rows(const AttentionParams& p, const AttentionScratch<Operand>& sizes, float* scratch,
+                 const AttentionSequence& sequence, int head, std::int64_t row0, int num_rows) {
+  using Element = typename Operand::Element;
+  using Step = typename Operand::Step;
+  const std::int64_t token = sequence.q_start + row0;
+  const std::int64_t sums_stride = sizes.head_panels * kPanelCols;
+  const auto num_visible = [&](std::int64_t row) {
+    if (!p.is_causal) return sequence.seqlen_k;
+    return min_of(sequence.seqlen_k, row + 1 + sequence.seqlen_k - sequence.seqlen_q);
+  };
+  const std::int64_t num_keys = num_visible(row0 + num_rows - 1);
+  if (num_keys <= 0) return store_attention_rows<Operand>(p, nullptr, 0, nullptr, token, head, num_rows);
+
+  const Element* q = static_cast<const Element*>(p.q) + token * p.q_stride + head * p.head_dim;
+  pack_queries<Operand>(q, p.q_stride, num_rows, sizes.num_units, scratch);
+  float* scores = scratch + sizes.scores;
+  float* sums = scratch + sizes.sums;
+  SoftmaxState state;
+  for (std::int64_t tile = 0; tile < num_keys; tile += kKeyTile) {
+    const std::int64_t tile_keys = min_of(kKeyTile, num_keys - tile);
+    for (std::int64_t key = 0; key < tile_keys; key += kPanelCols) {
+      const float* panel = scratch + sizes.keys + (tile + key) / kPanelCols * sizes.key_panel_floats;
+      product<Step>({scratch, panel, sizes.num_units, nullptr, scores + block_offset(key), kBlockUnits, kBlockVecStride},
+                    num_rows, tile_keys - key);
+    }
+    std::int64_t visible[kFmaRows];
+    for (int r = 0; r < num_rows; ++r) visible[r] = min_of(tile_keys, num_visible(row0 + r) - tile);
+    softmax_tile<Operand>(scores, num_rows, visible, tile_keys, p.softmax_scale * kLog2e, state);
+    for (std::int64_t panel_idx = 0; panel_idx < sizes.head_panels; ++panel_idx) {
+      const float* panel = scratch + sizes.values + panel_idx * sizes.value_panel_floats +
+                           tile / Operand::kPerUnit * kPanelCols;
+      product<Step>({scores, panel, ceil_div(tile_keys, Operand::kPerUnit), tile == 0 ? nullptr : state.carry,
+                     sums + panel_idx * kPanelCols, sums_stride, kVecWidth},
+                    num_rows, p.head_dim - panel_idx * kPanelCols);
+    }
+  }
+  store_attention_rows<Operand>(p, sums, sums_stride, state.sum, token, head, num_rows);
+}
+
+// Chunks that every (sequence, head) is cut into: one where there are plenty of them.
+inline std::int64_t attention_chunks(const AttentionParams& p, int num_threads) {
+  if (num_threads == 1) return 1;
+  const std::int64_t wanted = ceil_div(kItemsPerThread * num_threads, p.num_seqs * p.num_heads);
+  return min_of(wanted, ceil_div(p.max_seqlen_q, kFmaRows));
+}
+
+// One unit of work, and the rows it reads.
+struct AttentionItem {
+  AttentionSequence sequence;
+  std::int64_t seq;
+  int head;
+  int kv_head;
+  std::int64_t begin;  // query rows of the sequence
+  std::int64_t end;
+};
+
+inline AttentionItem attention_item(const AttentionParams& p, std::int64_t num_chunks, std::int64_t item_idx) {
+  AttentionItem item;
+  item.seq = item_idx / (p.num_heads * num_chunks);
+  item.head = static_cast<int>(item_idx / num_chunks % p.num_heads);
+  item.kv_head = item.head / (p.num_heads / p.num_kv_heads);
+  item.sequence = attention_sequence(p, item.seq);
+  const std::int64_t chunk_rows = ceil_div(ceil_div(item.sequence.seqlen_q, kFmaRows), num_chunks) * kFmaRows;
+  item.begin = min_of(item.sequence.seqlen_q, item_idx % num_chunks * chunk_rows);
+  item.end = min_of(item.sequence.seqlen_q, item.begin + chunk_rows);
+  return item;
+}
+
+template <typename Operand>
+struct AttentionSource {
+  using Element = typename Operand::Element;
+  const Element* q;
+  const Element* k;
+  const Element* v;
+
+  AttentionSource(const AttentionParams& p, const AttentionItem& item)
+      : q(static_cast<const Element*>(p.q) + (item.sequence.q_start + item.begin) * p.q_stride + item.head * p.head_dim),
+        k(static_cast<const Element*>(p.k) + item.sequence.k_start * p.k_stride + item.kv_head * p.head_dim),
+        v(static_cast<const Element*>(p.v) + item.sequence.k_start * p.v_stride + item.kv_head * p.head_dim) {}
+};
+
+// Rows [begin, end) of a strided matrix on their way into L2. Rows of one head lie in different pages, where no
+// hardware prefetcher follows.
+template <typename Element>
+void prefetch_rows(const Element* base, std::int64_t stride, int head_dim, std::int64_t begin, std::int64_t end) {
+  const std::int64_t row_bytes = head_dim * static_cast<std::int64_t>(sizeof(Element));
+  for (std::int64_t row = begin; row < end; ++row) {
+    const char* at = reinterpret_cast<const char*>(base + row * stride);
+    for (std::int64_t byte = 0; byte < row_bytes; byte += kCacheLine) __builtin_prefetch(at + byte, 0, 2);
+    __builtin_prefetch(at + row_bytes - 1, 0, 2);
+  }
+}
+
+template <typename Operand>
+void attention_items(const AttentionParams& p, ThreadContext& context, int list, float* scratch) {
+  const AttentionScratch<Operand> sizes(p);
+  const std::int64_t num_chunks = attention_chunks(p, context.num_threads());
+  const std::int64_t num_items = p.num_seqs * p.num_heads * num_chunks;
+  std::int64_t packed_seq = -1;
+  int packed_kv_head = -1;
+  std::int64_t next_idx = context.next(list);
+  while (next_idx < num_items) {
+    const AttentionItem item = attention_item(p, num_chunks, next_idx);
+    next_idx = context.next(list);
+    if (item.begin == item.end) continue;
+    const AttentionSource<Operand> source(p, item);
+    if (item.seq != packed_seq || item.kv_head != packed_kv_head) {
+      pack_keys<Operand>(source.k, p.k_stride, item.sequence.seqlen_k, sizes.num_units, sizes.key_panel_floats,
+                         scratch + sizes.keys);
+      pack_values<Operand>(source.v, p.v_stride, item.sequence.seqlen_k, p.head_dim, sizes.value_panel_floats,
+                           scratch + sizes.values);
+      packed_seq = item.seq;
+      packed_kv_head = item.kv_head;
+    }
+    const AttentionItem next = attention_item(p, num_chunks, next_idx < num_items ? next_idx : 0);
+    const AttentionSource<Operand> next_source(p, next);
+    const std::int64_t next_rows = next_idx < num_items ? next.end - next.begin : 0;
+    const std::int64_t next_keys = next_idx < num_items ? next.sequence.seqlen_k : 0;
+    const std::int64_t num_rows = item.end - item.begin;
+    for (std::int64_t row = 0; row < num_rows; row += kFmaRows) {
+      const std::int64_t stop = min_of(num_rows, row + kFmaRows);
+      prefetch_rows(next_source.q, p.q_stride, p.head_dim, next_rows * row / num_rows, next_rows * stop / num_rows);
+      prefetch_rows(next_source.k, p.k_stride, p.head_dim, next_keys * row / num_rows, next_keys * stop / num_rows);
+      prefetch_rows(next_source.v, p.v_stride, p.head_dim, next_keys * row / num_rows, next_keys * stop / num_rows);
+      attend_rows<Operand>(p, sizes, scratch, item.sequence, item.head, item.begin + row,
+                           static_cast<int>(stop - row));
+    }
+  }
+}
+
+#if defined(__AVX512BF16__)
+using Bfloat16Operand = PairOperand;
+#else
+using Bfloat16Operand = WidenedOperand;
+#endif
+
+// Bytes of 64-byte aligned scratch that each thread of a region brings to attention_region.
+inline std::size_t attention_scratch_size(const AttentionParams& p) {
+  const std::int64_t floats =
+      p.dtype == DType::kFloat32 ? AttentionScratch<Float32Operand>(p).size : AttentionScratch<Bfloat16Operand>(p).size;
+  return static_cast<std::size_t>(floats) * sizeof(float);
+}
+
+// One phase of a parallel region: threads claim the items of `list` until none is left. No barrier at the end.
+inline void attention_region(const AttentionParams& p, ThreadContext& context, int list, void* scratch) {
+  if (p.dtype == DType::kFloat32) {
+    attention_items<Float32Operand>(p, context, list, static_cast<float*>(scratch));
+  } else {
+    attention_items<Bfloat16Operand>(p, context, list, static_cast<float*>(scratch));
+  }
+}
+
+void attention(const AttentionParams& params, ThreadPool& pool) {
+  if (params.num_seqs == 0) return;
+  pool.run(
+      [](void* state, ThreadContext& context) {
+        attention_region(*static_cast<const AttentionParams*>(state), context, 0, context.scratch());
+      },
+      const_cast<AttentionParams*>(&params), attention_scratch_size(params));
+}

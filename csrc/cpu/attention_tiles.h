@@ -1,0 +1,121 @@
+// The one matrix micro-kernel of attention: scores = q k^T and out = probs v are both rows x columns products of a
+// broadcast operand and a packed operand. Included inside an ISA's namespace after gemm_tiles.h, so it includes nothing.
+//
+// Both operands are made of 32-bit units: a float32, or two bfloat16 that are neighbours along the summed dimension.
+//   row blocks     [ceil(units / 16)][kFmaRows][16 units]: q of a block of query rows, its scores, its probs
+//   column panels  [units][kPanelCols]: k^T of kPanelCols keys, or v in kPanelCols of head_dim
+// An output element is summed unit by unit in one order, whatever the tile it falls in.
+#pragma once
+
+constexpr int kBlockUnits = 16;
+constexpr int kBlockFloats = kFmaRows * kBlockUnits;
+constexpr int kPanelCols = kFmaVecs * kVecWidth;
+static_assert(kVecWidth == 1 || kFmaVecs == 2);  // product() knows whole panels and half ones
+// From one vector of a tile's columns to the next in a row block.
+constexpr int kBlockVecStride = kVecWidth < kBlockUnits ? kVecWidth : kBlockFloats;
+
+// Where column `col` of row 0 stands in a row block buffer.
+inline std::int64_t block_offset(std::int64_t col) { return col / kBlockUnits * kBlockFloats + col % kBlockUnits; }
+
+// A unit is one float32 (or a bfloat16 widened when it was packed).
+struct FmaStep {
+  using Lanes = Vec;
+  static Lanes broadcast(const float* unit) { return vec_set1(*unit); }
+  static Lanes load(const float* units) { return vec_load(units); }
+  static Vec add(Lanes a, Lanes b, Vec acc) { return vec_fma(a, b, acc); }
+};
+
+#if defined(__AVX512BF16__)
+// A unit is two bfloat16.
+struct DotStep {
+  using Lanes = __m512bh;
+  static Lanes broadcast(const float* unit) {
+    return reinterpret_cast<__m512bh>(_mm512_castps_si512(_mm512_set1_ps(*unit)));
+  }
+  static Lanes load(const float* units) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(units)); }
+  static Vec add(Lanes a, Lanes b, Vec acc) { return _mm512_dpbf16_ps(acc, a, b); }
+};
+#endif
+
+struct Product {
+  const float* rows;    // row blocks
+  const float* panel;   // one column panel
+  std::int64_t num_units;
+  const float* carry;   // [kFmaRows] out = rows . panel + carry * out, or nullptr: out = rows . panel
+  float* out;
+  std::int64_t out_row_stride;
+  std::int64_t out_vec_stride;
+};
+
+template <typename Step, int kUsedRows, int kUsedVecs>
+void product_rows(const Product& p) {
+  Vec acc[kUsedRows][kUsedVecs];
+#pragma GCC unroll 16
+  for (int r = 0; r < kUsedRows; ++r) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kUsedVecs; ++j) acc[r][j] = vec_zero();
+  }
+  if (p.carry != nullptr) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kUsedRows; ++r) {
+      const Vec carry = vec_set1(p.carry[r]);
+#pragma GCC unroll 8
+      for (int j = 0; j < kUsedVecs; ++j) {
+        acc[r][j] = vec_mul(carry, vec_load(p.out + r * p.out_row_stride + j * p.out_vec_stride));
+      }
+    }
+  }
+  const float* rows = p.rows;
+  const float* panel = p.panel;
+  const auto step = [&](int unit) __attribute__((always_inline)) {
+    typename Step::Lanes cols[kUsedVecs];
+#pragma GCC unroll 8
+    for (int j = 0; j < kUsedVecs; ++j) cols[j] = Step::load(panel + unit * kPanelCols + j * kVecWidth);
+#pragma GCC unroll 16
+    for (int r = 0; r < kUsedRows; ++r) {
+      const typename Step::Lanes row = Step::broadcast(rows + r * kBlockUnits + unit);
+#pragma GCC unroll 8
+      for (int j = 0; j < kUsedVecs; ++j) acc[r][j] = Step::add(row, cols[j], acc[r][j]);
+    }
+  };
+  std::int64_t left = p.num_units;
+  for (; left >= kBlockUnits; left -= kBlockUnits) {
+#pragma GCC unroll 4
+    for (int unit = 0; unit < kBlockUnits; ++unit) step(unit);
+    rows += kBlockFloats;
+    panel += kBlockUnits * kPanelCols;
+  }
+#pragma GCC unroll 1
+  for (int unit = 0; unit < left; ++unit) step(unit);
+#pragma GCC unroll 16
+  for (int r = 0; r < kUsedRows; ++r) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kUsedVecs; ++j) vec_store(p.out + r * p.out_row_stride + j * p.out_vec_stride, acc[r][j]);
+  }
+}
+
+// May compute a few rows more than num_rows; their operands are stale scratch and nobody reads their result.
+template <typename Step, int kUsedVecs>
+void product_vecs(const Product& p, int num_rows) {
+  if constexpr (kFmaRows == 14) {
+    if (num_rows > 12) return product_rows<Step, 14, kUsedVecs>(p);
+    if (num_rows > 10) return product_rows<Step, 12, kUsedVecs>(p);
+    if (num_rows > 8) return product_rows<Step, 10, kUsedVecs>(p);
+    if (num_rows > 6) return product_rows<Step, 8, kUsedVecs>(p);
+    if (num_rows > 4) return product_rows<Step, 6, kUsedVecs>(p);
+  } else {
+    if (num_rows > 4) return product_rows<Step, kFmaRows, kUsedVecs>(p);
+  }
+  if (num_rows > 2) return product_rows<Step, 4, kUsedVecs>(p);
+  if (num_rows > 1) return product_rows<Step, 2, kUsedVecs>(p);
+  return product_rows<Step, 1, kUsedVecs>(p);
+}
+
+// The first num_cols (rounded up to vectors) columns of a panel.
+template <typename Step>
+void product(const Product& p, int num_rows, std::int64_t num_cols) {
+  if constexpr (kVecWidth > 1) {
+    if (num_cols <= kVecWidth) return product_vecs<Step, 1>(p, num_rows);
+  }
+  product_vecs<Step, kFmaVecs>(p, num_rows);
+}

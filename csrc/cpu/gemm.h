@@ -1,0 +1,263 @@
+// Matrix products: packing, the tile driver, the epilogue, and the `linear` op. Included inside an ISA's namespace
+// after gemm_tiles.h (and gemm_amx.h), activation.h.
+#pragma once
+
+#if defined(ASSAY_AMX)
+using Float32Policy = TileFloat32;
+using Bfloat16Policy = TileBfloat16;
+#elif defined(__AVX512BF16__)
+using Float32Policy = FmaFloat32;
+using Bfloat16Policy = DotBfloat16;
+#else
+using Float32Policy = FmaFloat32;
+using Bfloat16Policy = FmaBfloat16;
+#endif
+
+// Between two matrix products activations are kept in the dtype the next product reads anyway.
+template <typename Policy>
+constexpr DType kActivationDtype = DType::kFloat32;
+#if defined(__AVX512BF16__)
+template <>
+inline constexpr DType kActivationDtype<Bfloat16Policy> = DType::kBFloat16;
+#endif
+
+// Bytes of packed input that a thread keeps hot beside the weight panel it streams: half of a 1 MiB L2.
+constexpr std::int64_t kInputBlockBytes = 512 * 1024;
+// Work items per thread: enough to even out a core that loses its time slice to someone else.
+constexpr std::int64_t kItemsPerThread = 4;
+
+inline std::int64_t min_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+inline std::int64_t max_of(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+
+template <typename Policy>
+std::int64_t input_panel_bytes(std::int64_t in_features) {
+  return ceil_div(in_features, Policy::kDepth) * Policy::kPanelBlockBytes;
+}
+
+template <typename Policy>
+std::int64_t weight_panel_bytes(std::int64_t in_features) {
+  return ceil_div(in_features, Policy::kDepth) * Policy::kWeightBlockBytes;
+}
+
+template <typename Policy>
+std::size_t packed_bytes(std::int64_t out_features, std::int64_t in_features) {
+  return static_cast<std::size_t>(ceil_div(out_features, Policy::kCols) * weight_panel_bytes<Policy>(in_features));
+}
+
+template <typename Policy>
+void pack_weight_panels(const PackWeightParams& p) {
+  const std::int64_t panel_bytes = weight_panel_bytes<Policy>(p.in_features);
+  for (std::int64_t row = 0; row < p.out_features; ++row) {
+    char* panel = static_cast<char*>(p.packed) + (row / Policy::kCols) * panel_bytes;
+    for (std::int64_t col = 0; col < p.in_features; ++col) {
+      Policy::put_weight(panel + (col / Policy::kDepth) * Policy::kWeightBlockBytes,
+                         static_cast<int>(col % Policy::kDepth), static_cast<int>(row % Policy::kCols),
+                         weight_at(p, row, col));
+    }
+  }
+}
+
+// Lays up to kRows tokens out as one input panel; depth beyond in_features is zero.
+template <typename Policy>
+void pack_input_panel(const void* x, DType dtype, std::int64_t stride, std::int64_t in_features, int rows,
+                      char* panel) {
+  const std::int64_t depth = round_up(in_features, Policy::kDepth);
+  const std::int64_t element = dtype == DType::kFloat32 ? 4 : 2;
+  for (int r = 0; r < rows; ++r) {
+    const char* row = static_cast<const char*>(x) + r * stride * element;
+    for (std::int64_t col = 0; col < depth; col += kVecWidth) {
+      const std::int64_t left = in_features - col;
+      Policy::put_input(panel, r, col, left > 0 ? load_row(row, dtype, col, left) : vec_zero());
+    }
+  }
+}
+
+// Where finished rows go when they leave as a row-major tensor.
+struct Epilogue {
+  const float* residual;
+  std::int64_t residual_stride;
+  void* out;
+  DType out_dtype;
+  std::int64_t out_stride;
+};
+
+// Adds the bias, applies the activation, and hands each vector of the tile to store(row, column, columns left, value).
+template <typename Store>
+void finish_tile(Activation activation, const float* tile, std::int64_t tile_cols, int rows, std::int64_t col0,
+                 std::int64_t out_features, const float* bias, Store store) {
+  const std::int64_t cols = min_of(tile_cols, out_features - col0);
+  with_activation(activation, [&](auto tag) {
+    for (std::int64_t c = 0; c < cols; c += kVecWidth) {
+      const std::int64_t left = cols - c;
+      Vec add = vec_zero();
+      if (bias != nullptr) {
+        add = left >= kVecWidth ? vec_load(bias + col0 + c) : vec_load_n(bias + col0 + c, static_cast<int>(left));
+      }
+      for (int r = 0; r < rows; ++r) {
+        const Vec sum = vec_add(vec_load(tile + r * tile_cols + c), add);
+        store(r, col0 + c, left, activate<decltype(tag)::kValue>(sum));
+      }
+    }
+  });
+}
+
+inline void store_row_major(const Epilogue& e, std::int64_t row, std::int64_t col, std::int64_t left, Vec v) {
+  const int n = static_cast<int>(min_of(left, kVecWidth));
+  if (e.residual != nullptr) {
+    const float* at = e.residual + row * e.residual_stride + col;
+    v = vec_add(v, n == kVecWidth ? vec_load(at) : vec_load_n(at, n));
+  }
+  if (e.out_dtype == DType::kFloat32) {
+    float* at = static_cast<float*>(e.out) + row * e.out_stride + col;
+    n == kVecWidth ? vec_store(at, v) : vec_store_n(at, v, n);
+  } else {
+    bfloat16* at = static_cast<bfloat16*>(e.out) + row * e.out_stride + col;
+    n == kVecWidth ? vec_store_bf16(at, v) : vec_store_bf16_n(at, v, n);
+  }
+}
+
+// Multiplies `rows` tokens held in input panels by the weight panels [first_col_panel, last_col_panel) and hands each
+// finished vector to store(token, column, columns left, value), token counted from the first panel.
+template <typename Policy, typename Store>
+void multiply_panels(const char* panels, std::int64_t rows, const PackedWeightView& weight,
+                     std::int64_t first_col_panel, std::int64_t last_col_panel, Activation activation, Store store) {
+  alignas(kCacheLine) float tile[Policy::kRows * Policy::kCols];
+  const std::int64_t num_blocks = ceil_div(weight.in_features, Policy::kDepth);
+  const std::int64_t panel_bytes = num_blocks * Policy::kPanelBlockBytes;
+  const std::int64_t weight_bytes = num_blocks * Policy::kWeightBlockBytes;
+  for (std::int64_t col_panel = first_col_panel; col_panel < last_col_panel; ++col_panel) {
+    const char* weights = static_cast<const char*>(weight.data) + col_panel * weight_bytes;
+    for (std::int64_t row0 = 0; row0 < rows; row0 += Policy::kRows) {
+      const int used = static_cast<int>(min_of(Policy::kRows, rows - row0));
+      Policy::micro(panels + row0 / Policy::kRows * panel_bytes, weights, num_blocks, used, tile);
+      finish_tile(activation, tile, Policy::kCols, used, col_panel * Policy::kCols, weight.out_features, weight.bias,
+                  [&](int r, std::int64_t col, std::int64_t left, Vec v) { store(row0 + r, col, left, v); });
+    }
+  }
+}
+
+// How a linear layer is cut into work items: blocks of tokens times chunks of output features. The cut changes which
+// thread computes an element, never how.
+struct LinearPlan {
+  std::int64_t rows_per_block;
+  std::int64_t num_row_blocks;
+  std::int64_t col_panels_per_chunk;
+  std::int64_t num_col_chunks;
+};
+
+template <typename Policy>
+std::int64_t max_block_rows(std::int64_t in_features) {
+  return max_of(1, kInputBlockBytes / input_panel_bytes<Policy>(in_features)) * Policy::kRows;
+}
+
+template <typename Policy>
+LinearPlan plan_linear(std::int64_t num_tokens, const PackedWeightView& weight, int num_threads) {
+  LinearPlan plan;
+  const std::int64_t row_panels = ceil_div(num_tokens, Policy::kRows);
+  const std::int64_t fair = ceil_div(row_panels, kItemsPerThread * num_threads) * Policy::kRows;
+  plan.rows_per_block = min_of(max_block_rows<Policy>(weight.in_features), max_of(fair, 4 * Policy::kRows));
+  plan.num_row_blocks = ceil_div(num_tokens, plan.rows_per_block);
+  const std::int64_t col_panels = ceil_div(weight.out_features, Policy::kCols);
+  const std::int64_t wanted = num_threads == 1 ? 1 : ceil_div(kItemsPerThread * num_threads, plan.num_row_blocks);
+  plan.col_panels_per_chunk = max_of(min_of(col_panels, 2), ceil_div(col_panels, wanted));
+  plan.num_col_chunks = ceil_div(col_panels, plan.col_panels_per_chunk);
+  return plan;
+}
+
+template <typename Policy>
+std::size_t linear_scratch(const PackedWeightView& weight) {
+  const std::int64_t panels = max_block_rows<Policy>(weight.in_features) / Policy::kRows;
+  return static_cast<std::size_t>(panels * input_panel_bytes<Policy>(weight.in_features));
+}
+
+// One phase of a parallel region: threads claim the items of `list` until none is left. No barrier at the end.
+template <typename Policy>
+void linear_phase(const LinearParams& p, ThreadContext& context, int list, char* scratch) {
+  const PackedWeightView& weight = p.weight;
+  const LinearPlan plan = plan_linear<Policy>(p.num_tokens, weight, context.num_threads());
+  const std::int64_t element = p.x_dtype == DType::kFloat32 ? 4 : 2;
+  const std::int64_t panel_bytes = input_panel_bytes<Policy>(weight.in_features);
+  const std::int64_t col_panels = ceil_div(weight.out_features, Policy::kCols);
+  std::int64_t packed_block = -1;
+  while (true) {
+    const std::int64_t item = context.next(list);
+    if (item >= plan.num_row_blocks * plan.num_col_chunks) return;
+    const std::int64_t block = item / plan.num_col_chunks;
+    const std::int64_t chunk = item % plan.num_col_chunks;
+    const std::int64_t row0 = block * plan.rows_per_block;
+    const std::int64_t rows = min_of(plan.rows_per_block, p.num_tokens - row0);
+    if (block != packed_block) {
+      for (std::int64_t r = 0; r < rows; r += Policy::kRows) {
+        const char* x = static_cast<const char*>(p.x) + (row0 + r) * p.x_stride * element;
+        pack_input_panel<Policy>(x, p.x_dtype, p.x_stride, weight.in_features,
+                                 static_cast<int>(min_of(Policy::kRows, rows - r)),
+                                 scratch + r / Policy::kRows * panel_bytes);
+      }
+      packed_block = block;
+    }
+    const Epilogue epilogue{p.residual, p.residual_stride, p.out, p.out_dtype, p.out_stride};
+    const std::int64_t first = chunk * plan.col_panels_per_chunk;
+    multiply_panels<Policy>(scratch, rows, weight, first, min_of(first + plan.col_panels_per_chunk, col_panels),
+                            p.activation, [&](std::int64_t r, std::int64_t col, std::int64_t left, Vec v) {
+                              store_row_major(epilogue, row0 + r, col, left, v);
+                            });
+  }
+}
+
+template <typename Policy>
+void run_linear(const LinearParams& params, ThreadPool& pool) {
+  pool.run(
+      [](void* state, ThreadContext& context) {
+        TileSession<Policy> session;
+        linear_phase<Policy>(*static_cast<const LinearParams*>(state), context, 0,
+                             static_cast<char*>(context.scratch()));
+      },
+      const_cast<LinearParams*>(&params), linear_scratch<Policy>(params.weight));
+}
+
+void linear(const LinearParams& params, ThreadPool& pool) {
+  if (params.num_tokens == 0) return;
+  switch (params.weight.arithmetic) {
+    case Arithmetic::kFloat32:
+      return run_linear<Float32Policy>(params, pool);
+    case Arithmetic::kFloat32Fma:
+      return run_linear<FmaFloat32>(params, pool);
+    case Arithmetic::kBFloat16:
+      return run_linear<Bfloat16Policy>(params, pool);
+  }
+}
+
+std::size_t packed_weight_size(std::int64_t out_features, std::int64_t in_features, Arithmetic arithmetic) {
+  switch (arithmetic) {
+    case Arithmetic::kFloat32:
+      return packed_bytes<Float32Policy>(out_features, in_features);
+    case Arithmetic::kFloat32Fma:
+      return packed_bytes<FmaFloat32>(out_features, in_features);
+    case Arithmetic::kBFloat16:
+      return packed_bytes<Bfloat16Policy>(out_features, in_features);
+  }
+  return 0;
+}
+
+void pack_weight(const PackWeightParams& params) {
+  switch (params.arithmetic) {
+    case Arithmetic::kFloat32:
+      return pack_weight_panels<Float32Policy>(params);
+    case Arithmetic::kFloat32Fma:
+      return pack_weight_panels<FmaFloat32>(params);
+    case Arithmetic::kBFloat16:
+      return pack_weight_panels<Bfloat16Policy>(params);
+  }
+}
+
+const char* arithmetic_name(Arithmetic arithmetic) {
+  if (arithmetic == Arithmetic::kFloat32Fma) return "float32 fused multiply-add";
+#if defined(ASSAY_AMX)
+  return arithmetic == Arithmetic::kFloat32 ? "float32 as three bfloat16 tile products" : "bfloat16 tile products";
+#elif defined(__AVX512BF16__)
+  return arithmetic == Arithmetic::kFloat32 ? "float32 fused multiply-add" : "bfloat16 dot products";
+#else
+  return arithmetic == Arithmetic::kFloat32 ? "float32 fused multiply-add"
+                                            : "float32 fused multiply-add on bfloat16 weights";
+#endif
+}

@@ -1,0 +1,206 @@
+// Matrix micro-kernels of the vector paths, one policy struct per arithmetic. Included inside an ISA's namespace after
+// its vec_*.h. gemm.h drives any policy with this interface:
+//
+//   kRows, kCols   tile of output computed at once: kRows tokens x kCols output features
+//   kDepth         input features per depth block; 64 bytes of one packed row per plane
+//   packed weight  panels of kCols output features, each [depth blocks][...] as the micro-kernel reads it
+//   packed input   panels of kRows tokens, each [depth blocks][kRows][64 bytes]: a panel's block is contiguous, so no
+//                  row pitch can make its rows collide in the L1 cache
+//
+// A tile is accumulated over the whole depth in registers, in one fixed order per output element. That order depends
+// on neither the number of tokens nor the position of a row in its panel: batch invariance rests on it.
+#pragma once
+
+#if defined(__AVX512F__)
+constexpr int kFmaRows = 14;  // 14 x 2 accumulators + 2 weights + 1 input of 32 registers
+constexpr int kFmaVecs = 2;
+#elif defined(__AVX2__)
+constexpr int kFmaRows = 6;  // 6 x 2 accumulators + 2 weights + 1 input of 16 registers
+constexpr int kFmaVecs = 2;
+#else
+constexpr int kFmaRows = 4;
+constexpr int kFmaVecs = 8;  // lanes of width 1; compilers vectorise the inner loop with what the target has
+#endif
+
+constexpr std::int64_t kCacheLine = 64;  // bytes
+
+inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+inline std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_div(a, b) * b; }
+
+inline float bf16_to_float(bfloat16 value) {
+  const std::uint32_t bits = static_cast<std::uint32_t>(value) << 16;
+  float result;
+  memcpy(&result, &bits, sizeof result);
+  return result;
+}
+
+inline bfloat16 float_to_bf16(float value) {
+  std::uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  const std::uint32_t rounded = value != value ? bits | 0x00400000u : bits + 0x7FFFu + ((bits >> 16) & 1u);
+  return static_cast<bfloat16>(rounded >> 16);
+}
+
+inline float weight_at(const PackWeightParams& p, std::int64_t row, std::int64_t col) {
+  const std::int64_t at = row * p.in_features + col;
+  return p.weight_dtype == DType::kFloat32 ? static_cast<const float*>(p.weight)[at]
+                                           : bf16_to_float(static_cast<const bfloat16*>(p.weight)[at]);
+}
+
+// n <= kVecWidth elements of a token's row, the missing lanes 0.
+inline Vec load_row(const void* row, DType dtype, std::int64_t col, std::int64_t n) {
+  if (dtype == DType::kFloat32) {
+    const float* at = static_cast<const float*>(row) + col;
+    return n >= kVecWidth ? vec_load(at) : vec_load_n(at, static_cast<int>(n));
+  }
+  const bfloat16* at = static_cast<const bfloat16*>(row) + col;
+  return n >= kVecWidth ? vec_load_bf16(at) : vec_load_bf16_n(at, static_cast<int>(n));
+}
+
+// The float32 FMA policies share everything but how a weight is stored.
+template <typename Weight>
+struct FmaPolicy {
+  static constexpr int kRows = kFmaRows;
+  static constexpr int kCols = kFmaVecs * kVecWidth;
+  static constexpr int kDepth = 16;
+  static constexpr std::int64_t kPanelBlockBytes = kRows * kCacheLine;
+  static constexpr std::int64_t kWeightBlockBytes = kDepth * kCols * static_cast<std::int64_t>(sizeof(Weight));
+
+  static void put_weight(char* block, int depth, int col, float value) {
+    Weight* at = reinterpret_cast<Weight*>(block) + depth * kCols + col;
+    if constexpr (sizeof(Weight) == sizeof(float)) {
+      *at = value;
+    } else {
+      *at = float_to_bf16(value);
+    }
+  }
+  static void put_input(char* panel, int row, std::int64_t col, Vec v) {
+    float* block = reinterpret_cast<float*>(panel) + (col / kDepth) * kRows * kDepth;
+    vec_store(block + row * kDepth + col % kDepth, v);
+  }
+
+  static Vec load_weight(const float* at) { return vec_load(at); }
+  static Vec load_weight(const bfloat16* at) { return vec_load_bf16(at); }
+
+  template <int kUsedRows>
+  static void micro_rows(const char* panel, const char* weights, std::int64_t num_blocks, float* tile) {
+    Vec acc[kUsedRows][kFmaVecs];
+#pragma GCC unroll 16
+    for (int r = 0; r < kUsedRows; ++r) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kFmaVecs; ++j) acc[r][j] = vec_zero();
+    }
+    const float* x = reinterpret_cast<const float*>(panel);
+    const Weight* w = reinterpret_cast<const Weight*>(weights);
+    for (std::int64_t block = 0; block < num_blocks; ++block) {
+#pragma GCC unroll 4
+      for (int depth = 0; depth < kDepth; ++depth) {
+        Vec weight[kFmaVecs];
+#pragma GCC unroll 8
+        for (int j = 0; j < kFmaVecs; ++j) weight[j] = load_weight(w + depth * kCols + j * kVecWidth);
+#pragma GCC unroll 16
+        for (int r = 0; r < kUsedRows; ++r) {
+          const Vec input = vec_set1(x[r * kDepth + depth]);
+#pragma GCC unroll 8
+          for (int j = 0; j < kFmaVecs; ++j) acc[r][j] = vec_fma(input, weight[j], acc[r][j]);
+        }
+      }
+      x += kRows * kDepth;
+      w += kDepth * kCols;
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kUsedRows; ++r) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kFmaVecs; ++j) vec_store(tile + r * kCols + j * kVecWidth, acc[r][j]);
+    }
+  }
+
+  static void micro(const char* panel, const char* weights, std::int64_t num_blocks, int rows, float* tile) {
+    dispatch_rows<FmaPolicy>(panel, weights, num_blocks, rows, tile);
+  }
+
+  template <typename Policy>
+  static void dispatch_rows(const char* panel, const char* weights, std::int64_t num_blocks, int rows, float* tile) {
+    if constexpr (kFmaRows == 14) {
+      if (rows > 10) return Policy::template micro_rows<14>(panel, weights, num_blocks, tile);
+      if (rows > 6) return Policy::template micro_rows<10>(panel, weights, num_blocks, tile);
+      if (rows > 4) return Policy::template micro_rows<6>(panel, weights, num_blocks, tile);
+      if (rows > 2) return Policy::template micro_rows<4>(panel, weights, num_blocks, tile);
+    } else {
+      if (rows > 4) return Policy::template micro_rows<kFmaRows>(panel, weights, num_blocks, tile);
+      if (rows > 2) return Policy::template micro_rows<4>(panel, weights, num_blocks, tile);
+    }
+    if (rows > 1) return Policy::template micro_rows<2>(panel, weights, num_blocks, tile);
+    return Policy::template micro_rows<1>(panel, weights, num_blocks, tile);
+  }
+};
+
+using FmaFloat32 = FmaPolicy<float>;      // float32 weights
+using FmaBfloat16 = FmaPolicy<bfloat16>;  // bfloat16 weights widened on load, float32 arithmetic
+
+#if defined(__AVX512BF16__)
+// bfloat16 inputs and weights, two products a lane and step, float32 accumulation (VDPBF16PS).
+struct DotBfloat16 {
+  static constexpr int kRows = kFmaRows;
+  static constexpr int kCols = kFmaVecs * kVecWidth;
+  static constexpr int kDepth = 32;
+  static constexpr int kPairs = kDepth / 2;
+  static constexpr std::int64_t kPanelBlockBytes = kRows * kCacheLine;
+  static constexpr std::int64_t kWeightBlockBytes = kDepth * kCols * 2;
+
+  static void put_weight(char* block, int depth, int col, float value) {
+    reinterpret_cast<bfloat16*>(block)[((depth / 2) * kCols + col) * 2 + depth % 2] = float_to_bf16(value);
+  }
+  static void put_input(char* panel, int row, std::int64_t col, Vec v) {
+    bfloat16* block = reinterpret_cast<bfloat16*>(panel) + (col / kDepth) * kRows * kDepth;
+    vec_store_bf16(block + row * kDepth + col % kDepth, v);
+  }
+
+  template <int kUsedRows>
+  static void micro_rows(const char* panel, const char* weights, std::int64_t num_blocks, float* tile) {
+    __m512 acc[kUsedRows][kFmaVecs];
+#pragma GCC unroll 16
+    for (int r = 0; r < kUsedRows; ++r) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kFmaVecs; ++j) acc[r][j] = _mm512_setzero_ps();
+    }
+    const std::int32_t* x = reinterpret_cast<const std::int32_t*>(panel);  // bf16 pairs
+    const std::int32_t* w = reinterpret_cast<const std::int32_t*>(weights);
+    for (std::int64_t block = 0; block < num_blocks; ++block) {
+#pragma GCC unroll 4
+      for (int pair = 0; pair < kPairs; ++pair) {
+        __m512bh weight[kFmaVecs];
+#pragma GCC unroll 8
+        for (int j = 0; j < kFmaVecs; ++j) {
+          weight[j] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(w + pair * kCols + j * kVecWidth));
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < kUsedRows; ++r) {
+          const __m512bh input = reinterpret_cast<__m512bh>(_mm512_set1_epi32(x[r * kPairs + pair]));
+#pragma GCC unroll 8
+          for (int j = 0; j < kFmaVecs; ++j) acc[r][j] = _mm512_dpbf16_ps(acc[r][j], input, weight[j]);
+        }
+      }
+      x += kRows * kPairs;
+      w += kPairs * kCols;
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kUsedRows; ++r) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kFmaVecs; ++j) _mm512_storeu_ps(tile + r * kCols + j * kVecWidth, acc[r][j]);
+    }
+  }
+
+  static void micro(const char* panel, const char* weights, std::int64_t num_blocks, int rows, float* tile) {
+    FmaFloat32::dispatch_rows<DotBfloat16>(panel, weights, num_blocks, rows, tile);
+  }
+};
+#endif
+
+// AMX keeps tile shapes in a register that a thread must load before its first tile instruction and clear when it is
+// done (a kernel switch saves 8 KiB more while it is set). Other arithmetic has no such state.
+template <typename Policy>
+struct TileSession {
+  TileSession() {}
+  ~TileSession() {}
+};

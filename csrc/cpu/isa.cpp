@@ -1,0 +1,89 @@
+#include "cpu/isa.h"
+
+#ifdef ASSAY_X86
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace assay::cpu {
+
+const char* isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::kScalar:
+      return "scalar";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512:
+      return "avx512";
+    case Isa::kAvx512Bf16:
+      return "avx512_bf16";
+    case Isa::kAmx:
+      return "amx";
+    case Isa::kAmxEmulated:
+      return "amx_emulated";
+  }
+  return "unknown";
+}
+
+#ifdef ASSAY_X86
+namespace {
+
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+
+bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+
+// Intel SDM: CPUID leaf 7 EDX bit 22 = AMX-BF16, bit 24 = AMX-TILE. XCR0 bits 17 and 18 = the OS saves tile state.
+bool has_amx_bf16() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+  const unsigned wanted = (1u << 22) | (1u << 24);
+  if ((edx & wanted) != wanted) return false;
+  if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & (1u << 27))) return false;  // OSXSAVE
+  unsigned xcr0_low = 0, xcr0_high = 0;
+  __asm__ volatile("xgetbv" : "=a"(xcr0_low), "=d"(xcr0_high) : "c"(0));
+  const unsigned tile_state = (1u << 17) | (1u << 18);
+  return (xcr0_low & tile_state) == tile_state;
+}
+
+// Linux grants the 8 KiB tile data state per process and only on request (arch_prctl(2), since 5.16).
+bool request_tile_permission() {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+  constexpr long kArchReqXcompPerm = 0x1023;
+  constexpr long kXfeatureXtiledata = 18;
+  return syscall(SYS_arch_prctl, kArchReqXcompPerm, kXfeatureXtiledata) == 0;
+#else
+  return false;
+#endif
+}
+
+}  // namespace
+
+bool is_supported(Isa isa) {
+  switch (isa) {
+    case Isa::kScalar:
+      return true;
+    case Isa::kAvx2:
+      return has_avx2();
+    case Isa::kAvx512:
+      return has_avx512();
+    case Isa::kAvx512Bf16:
+    case Isa::kAmxEmulated:
+      return has_avx512_bf16();
+    case Isa::kAmx: {
+      static const bool granted = has_avx512_bf16() && has_amx_bf16() && request_tile_permission();
+      return granted;
+    }
+  }
+  return false;
+}
+#else
+bool is_supported(Isa isa) { return isa == Isa::kScalar; }
+#endif
+
+}  // namespace assay::cpu

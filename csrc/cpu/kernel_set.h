@@ -1,0 +1,36 @@
+// Every kernel, in dependency order, and the table row they make up. A kernels_<isa>.cpp includes this once, inside
+// the anonymous namespace of its ISA, after defining what differs.
+#pragma once
+
+// clang-format off: the order is the dependency order
+#include "cpu/vec_math.h"
+#include "cpu/activation.h"
+#include "cpu/gemm_tiles.h"
+#if defined(ASSAY_AMX)
+#include "cpu/gemm_amx.h"
+#endif
+#include "cpu/gemm.h"
+#include "cpu/attention.h"
+#include "cpu/embedding.h"
+#include "cpu/norm.h"
+#include "cpu/pooling.h"
+#include "cpu/encoder_layer.h"
+#include "cpu/head.h"
+#include "cpu/peak.h"
+// clang-format on
+
+constexpr KernelTable make_table(Isa isa) {
+  return {.isa = isa,
+          .arithmetic_name = arithmetic_name,
+          .packed_weight_size = packed_weight_size,
+          .pack_weight = pack_weight,
+          .linear = linear,
+          .embed = embed,
+          .layer_norm = layer_norm,
+          .attention = attention,
+          .pool = pool,
+          .classifier_head = classifier_head,
+          .encoder_layer = encoder_layer,
+          .encoder_layer_workspace_size = encoder_layer_workspace_size,
+          .run_peak = run_peak};
+}

@@ -1,0 +1,209 @@
+#include "cpu/thread_pool.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "common/check.h"
+#include "cpu/cpu_quota.h"
+
+namespace assay::cpu {
+namespace {
+
+// A worker spins this long for the next region before it sleeps: longer than the gap between two ops of one forward
+// pass, far shorter than the gap between two requests.
+constexpr std::chrono::microseconds kSpinBeforeSleep{60};
+constexpr int kSpinsBeforeYield = 2000;
+constexpr std::size_t kScratchAlignment = 64;
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+}  // namespace
+
+struct ThreadPool::State {
+  std::vector<std::thread> workers;
+  std::vector<ThreadContext> contexts;
+  std::mutex run_mutex;  // one region at a time
+  Body body = nullptr;
+  void* body_state = nullptr;
+  std::atomic<std::uint64_t> generation{0};  // a new value starts a region
+  std::atomic<bool> stopping{false};
+  alignas(64) std::atomic<int> num_running{0};
+  alignas(64) std::atomic<int> barrier_arrived{0};
+  alignas(64) std::atomic<std::uint64_t> barrier_phase{0};
+  struct alignas(64) Counter {
+    std::atomic<std::int64_t> value{0};
+  };
+  Counter counters[kMaxWorkLists];
+
+  void worker_loop(int thread_idx) {
+    std::uint64_t seen = 0;
+    while (true) {
+      const auto spin_until = std::chrono::steady_clock::now() + kSpinBeforeSleep;
+      while (generation.load(std::memory_order_acquire) == seen) {
+        pause();
+        if (std::chrono::steady_clock::now() > spin_until) {
+          generation.wait(seen, std::memory_order_acquire);
+        }
+      }
+      seen = generation.load(std::memory_order_acquire);
+      if (stopping.load(std::memory_order_acquire)) return;
+      body(body_state, contexts[static_cast<std::size_t>(thread_idx)]);
+      num_running.fetch_sub(1, std::memory_order_acq_rel);
+    }
+  }
+};
+
+int ThreadContext::thread_idx() const noexcept { return thread_idx_; }
+
+int ThreadContext::num_threads() const noexcept { return static_cast<int>(pool_->state_->contexts.size()); }
+
+void ThreadContext::barrier() noexcept {
+  ThreadPool::State& state = *pool_->state_;
+  const int num_threads = static_cast<int>(state.contexts.size());
+  if (num_threads == 1) return;
+  const std::uint64_t phase = state.barrier_phase.load(std::memory_order_acquire);
+  if (state.barrier_arrived.fetch_add(1, std::memory_order_acq_rel) == num_threads - 1) {
+    state.barrier_arrived.store(0, std::memory_order_relaxed);
+    state.barrier_phase.store(phase + 1, std::memory_order_release);
+    return;
+  }
+  for (int spins = 0; state.barrier_phase.load(std::memory_order_acquire) == phase; ++spins) {
+    pause();
+    // The others may have lost their CPU to someone else; give them ours.
+    if (spins >= kSpinsBeforeYield) std::this_thread::yield();
+  }
+}
+
+std::int64_t ThreadContext::next(int list) noexcept {
+  return pool_->state_->counters[list].value.fetch_add(1, std::memory_order_relaxed);
+}
+
+void* ThreadContext::scratch() const noexcept { return scratch_; }
+
+void ThreadContext::reserve(std::size_t size_bytes) {
+  if (size_bytes <= scratch_bytes_) return;
+  ::operator delete(scratch_, std::align_val_t{kScratchAlignment});
+  scratch_ = nullptr;
+  scratch_bytes_ = 0;
+  scratch_ = ::operator new(size_bytes, std::align_val_t{kScratchAlignment});
+  scratch_bytes_ = size_bytes;
+}
+
+ThreadPool::ThreadPool(int num_threads) : state_(new State) {
+  state_->contexts.resize(static_cast<std::size_t>(num_threads));
+  for (int i = 0; i < num_threads; ++i) {
+    state_->contexts[static_cast<std::size_t>(i)].pool_ = this;
+    state_->contexts[static_cast<std::size_t>(i)].thread_idx_ = i;
+  }
+  for (int i = 1; i < num_threads; ++i) {
+    state_->workers.emplace_back([state = state_, i] { state->worker_loop(i); });
+  }
+}
+
+ThreadPool::~ThreadPool() {
+  state_->stopping.store(true, std::memory_order_release);
+  state_->generation.fetch_add(1, std::memory_order_acq_rel);
+  state_->generation.notify_all();
+  for (std::thread& worker : state_->workers) worker.join();
+  for (ThreadContext& context : state_->contexts) {
+    ::operator delete(context.scratch_, std::align_val_t{kScratchAlignment});
+  }
+  delete state_;
+}
+
+int ThreadPool::num_threads() const noexcept { return static_cast<int>(state_->contexts.size()); }
+
+void ThreadPool::run(Body body, void* body_state, std::size_t scratch_bytes) {
+  const std::lock_guard<std::mutex> lock(state_->run_mutex);
+  for (ThreadContext& context : state_->contexts) context.reserve(scratch_bytes);
+  state_->body = body;
+  state_->body_state = body_state;
+  for (State::Counter& counter : state_->counters) counter.value.store(0, std::memory_order_relaxed);
+  const int num_workers = static_cast<int>(state_->workers.size());
+  if (num_workers > 0) {
+    state_->num_running.store(num_workers, std::memory_order_relaxed);
+    state_->generation.fetch_add(1, std::memory_order_acq_rel);
+    state_->generation.notify_all();
+  }
+  body(body_state, state_->contexts[0]);
+  for (int spins = 0; state_->num_running.load(std::memory_order_acquire) != 0; ++spins) {
+    pause();
+    if (spins >= kSpinsBeforeYield) std::this_thread::yield();
+  }
+}
+
+namespace {
+
+int threads_from_environment(const char* name) {
+  const char* text = std::getenv(name);
+  if (text == nullptr || *text == '\0') return 0;
+  char* end = nullptr;
+  const long value = std::strtol(text, &end, 10);
+  // OMP_NUM_THREADS may be a list, one number per nesting level: the first is ours.
+  ASSAY_CHECK((*end == '\0' || *end == ',') && value >= 1 && value <= 1024, name, "='", text,
+              "': want a whole number from 1 to 1024");
+  return static_cast<int>(value);
+}
+
+std::mutex global_mutex;
+std::shared_ptr<ThreadPool>* global_instance = nullptr;  // never freed: workers may outlive static destructors
+
+// Worker threads do not survive fork(): the child starts over with a pool of its own. The old object is left
+// alone, because joining threads that do not exist would hang.
+void forget_pool_in_child() {
+  global_instance = nullptr;
+  new (&global_mutex) std::mutex;
+}
+
+void register_fork_handler() {
+  static const int registered = pthread_atfork(nullptr, nullptr, forget_pool_in_child);
+  (void)registered;
+}
+
+}  // namespace
+
+int default_num_threads() {
+  int count = affinity_cores();
+  const double quota = cgroup_cpu_quota("/");
+  if (quota > 0) count = std::min(count, std::max(1, static_cast<int>(std::ceil(quota))));
+  if (const int wanted = threads_from_environment("ASSAY_NUM_THREADS")) return wanted;
+  if (const int wanted = threads_from_environment("OMP_NUM_THREADS")) return std::min(count, wanted);
+  return count;
+}
+
+std::shared_ptr<ThreadPool> global_pool() {
+  const std::lock_guard<std::mutex> lock(global_mutex);
+  register_fork_handler();
+  if (global_instance == nullptr) {
+    global_instance = new std::shared_ptr<ThreadPool>(std::make_shared<ThreadPool>(default_num_threads()));
+  }
+  return *global_instance;
+}
+
+void set_global_num_threads(int num_threads) {
+  ASSAY_CHECK(num_threads >= 1 && num_threads <= 1024, "num_threads must be 1 to 1024, got ", num_threads);
+  const std::lock_guard<std::mutex> lock(global_mutex);
+  register_fork_handler();
+  if (global_instance == nullptr) global_instance = new std::shared_ptr<ThreadPool>;
+  if (*global_instance != nullptr && (*global_instance)->num_threads() == num_threads) return;
+  *global_instance = std::make_shared<ThreadPool>(num_threads);
+}
+
+}  // namespace assay::cpu

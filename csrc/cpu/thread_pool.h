@@ -1,0 +1,70 @@
+// The one thread pool. A parallel region is a plain function called once per thread; threads share work by
+// taking the next index from a counter and meet at barriers. Nothing here is inline: kernel files compiled for
+// different instruction sets call these functions, they never instantiate them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+namespace assay::cpu {
+
+class ThreadPool;
+
+// What a thread of a region sees. Valid only inside the region.
+class ThreadContext {
+ public:
+  int thread_idx() const noexcept;
+  int num_threads() const noexcept;
+  // Waits for every thread of the region.
+  void barrier() noexcept;
+  // The next unclaimed index of work list `list` (0..kMaxWorkLists-1), counting from 0. Lists start at 0 in
+  // every region and each is used for one phase only.
+  std::int64_t next(int list) noexcept;
+  // This thread's scratch, 64-byte aligned: the scratch_bytes that the region was started with. Contents are stale.
+  void* scratch() const noexcept;
+
+ private:
+  friend class ThreadPool;
+  void reserve(std::size_t size_bytes);
+
+  ThreadPool* pool_ = nullptr;
+  int thread_idx_ = 0;
+  void* scratch_ = nullptr;
+  std::size_t scratch_bytes_ = 0;
+};
+
+constexpr int kMaxWorkLists = 8;
+
+class ThreadPool {
+ public:
+  using Body = void (*)(void* state, ThreadContext& context);
+
+  explicit ThreadPool(int num_threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int num_threads() const noexcept;
+  // Runs body once per thread (the caller is thread 0), each with scratch_bytes of scratch, and returns when all are
+  // done. Calls from several threads queue up. Bodies must not throw (a thread that left early would leave the others
+  // at a barrier): what may fail, the scratch, is allocated here first and throws std::bad_alloc.
+  void run(Body body, void* state, std::size_t scratch_bytes = 0);
+
+ private:
+  friend class ThreadContext;
+  struct State;
+  State* state_;
+};
+
+// Threads this process may use: min of affinity, cgroup v1/v2 quota (rounded up), and of OMP_NUM_THREADS or
+// ASSAY_NUM_THREADS (which wins) where set. Throws std::invalid_argument on an unreadable value.
+int default_num_threads();
+
+// The pool used by the Python bindings; made on first use. Hold the pointer while a region runs: a resize swaps the
+// global pool, and the old one ends with its last holder.
+std::shared_ptr<ThreadPool> global_pool();
+// Replaces the global pool. Throws std::invalid_argument unless 1 <= num_threads <= 1024.
+void set_global_num_threads(int num_threads);
+
+}  // namespace assay::cpu

@@ -1,0 +1,258 @@
+"""One function per kernel: the only place that picks a device.
+
+Every function takes torch tensors, allocates the output unless `out` is given, and calls the compiled module.
+Shapes use the words of `docs/kernels.md`; all tensors are contiguous in their last dimension. The compiled module
+checks shapes and dtypes and raises ValueError with the argument, what is wanted and what came.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from torch import Tensor
+
+ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu", "silu", "tanh")
+"""Names `linear` and `encoder_layer` accept; "gelu" is the erf form."""
+
+HEAD_ACTIVATIONS = {"identity": 0, "sigmoid": 1, "softmax": 2}
+"""Codes of `classifier_head(row_activations=...)`."""
+
+
+@functools.cache
+def cpu_module() -> ModuleType:
+    """The compiled CPU module; raises ImportError with a hint where the package was not built."""
+    try:
+        from assay import _cpu
+    except ImportError as err:
+        err.add_note("assay's compiled module is missing: build it with `pip install .` in the source folder")
+        raise
+    return _cpu
+
+
+@functools.cache
+def cuda_module() -> ModuleType | None:
+    """The compiled CUDA module, or None where this build has none."""
+    try:
+        from assay import _cuda  # type: ignore[attr-defined,unused-ignore]
+    except ImportError:
+        return None
+    module: ModuleType = _cuda
+    return module
+
+
+def _empty(shape: tuple[int, ...], like: Tensor, dtype: Any = None) -> Tensor:
+    import torch
+
+    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device)
+
+
+def pack_weight(weight: Tensor, bias: Tensor | None, arithmetic: str) -> Any:
+    """Lay out a linear layer's weight for the matrix kernel of the ISA in use.
+
+    weight [out_features, in_features] float32 or bfloat16, bias [out_features] float32 or None. `arithmetic` is
+    "float32" (float32-accurate, the fastest way the ISA has), "float32_fma" (plain FMA everywhere; heads) or
+    "bfloat16". Returns a PackedWeight that owns its copy: the tensors may be freed.
+    """
+    return cpu_module().PackedWeight(weight.contiguous(), bias, arithmetic)
+
+
+def linear(
+    hidden_states: Tensor,
+    weight: Any,
+    *,
+    activation: str = "none",
+    residual: Tensor | None = None,
+    out: Tensor | None = None,
+    out_dtype: Any = None,
+) -> Tensor:
+    """activation(hidden_states @ weight.T + bias) + residual -> [num_tokens, out_features].
+
+    hidden_states [num_tokens, in_features] float32 or bfloat16; residual [num_tokens, out_features] float32; out and
+    out_dtype float32 (default) or bfloat16.
+    """
+    import torch
+
+    if out is None:
+        out = _empty((hidden_states.shape[0], weight.out_features), hidden_states, out_dtype or torch.float32)
+    cpu_module().linear(hidden_states, weight, activation, residual, out)
+    return out
+
+
+def embed(
+    input_ids: Tensor,
+    position_ids: Tensor,
+    token_type_ids: Tensor | None,
+    word_embeddings: Tensor,
+    position_embeddings: Tensor | None,
+    token_type_embeddings: Tensor | None,
+    task_type_embeddings: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    epsilon: float,
+    out: Tensor | None = None,
+) -> Tensor:
+    """LayerNorm of the sum of embedding rows -> [num_tokens, hidden_size] float32.
+
+    Ids are int32 [num_tokens]; tables are [rows, hidden_size], all float32 or all bfloat16; an absent table is None,
+    absent token_type_ids mean row 0, task_type_embeddings gives row 0 to every token (ERNIE). norm_weight None skips the
+    LayerNorm. Raises ValueError for an id outside its table.
+    """
+    import torch
+
+    if out is None:
+        out = _empty((input_ids.shape[0], word_embeddings.shape[1]), word_embeddings, torch.float32)
+    cpu_module().embed(
+        input_ids,
+        position_ids,
+        token_type_ids,
+        word_embeddings,
+        position_embeddings,
+        token_type_embeddings,
+        task_type_embeddings,
+        norm_weight,
+        norm_bias,
+        epsilon,
+        out,
+    )
+    return out
+
+
+def layer_norm(
+    hidden_states: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    epsilon: float,
+    residual: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """LayerNorm(hidden_states + residual) over the last dimension -> [num_tokens, hidden_size]; all float32."""
+    if out is None:
+        out = _empty(tuple(hidden_states.shape), hidden_states)
+    cpu_module().layer_norm(hidden_states, weight, bias, epsilon, residual, out)
+    return out
+
+
+def attention_varlen(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    *,
+    cu_seqlens_k: Tensor | None = None,
+    max_seqlen_k: int | None = None,
+    is_causal: bool = False,
+    softmax_scale: float | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Softmax(q k^T * softmax_scale) v for every sequence -> [num_tokens, num_heads, head_dim].
+
+    q [num_tokens, num_heads, head_dim], k and v [num_k_tokens, num_kv_heads, head_dim], float32 or bfloat16 alike; token
+    strides are free, heads are contiguous. cu_seqlens int32 [num_seqs + 1] on the CPU; cu_seqlens_k defaults to it.
+    Empty sequences are legal. is_causal: query i sees keys j <= i + (seqlen_k - seqlen_q). softmax_scale defaults to
+    head_dim ** -0.5.
+    """
+    if out is None:
+        out = _empty(tuple(q.shape), q)
+    cu_seqlens_k = cu_seqlens if cu_seqlens_k is None else cu_seqlens_k
+    max_seqlen_k = max_seqlen if max_seqlen_k is None else max_seqlen_k
+    scale = q.shape[2] ** -0.5 if softmax_scale is None else softmax_scale
+    cpu_module().attention_varlen(q, k, v, cu_seqlens, cu_seqlens_k, max_seqlen, max_seqlen_k, is_causal, scale, out)
+    return out
+
+
+def pool(hidden_states: Tensor, cu_seqlens: Tensor, pooling: str, out: Tensor | None = None) -> Tensor:
+    """One row per sequence -> [num_seqs, hidden_size] float32.
+
+    hidden_states [num_tokens, hidden_size] float32; pooling is "cls", "last_token" or "mean" (float32 sum in token
+    order, divided by the count). ("all" needs no kernel: it is hidden_states itself.) Raises ValueError for an
+    empty sequence.
+    """
+    if out is None:
+        out = _empty((cu_seqlens.shape[0] - 1, hidden_states.shape[1]), hidden_states)
+    cpu_module().pool(hidden_states, cu_seqlens, pooling, out)
+    return out
+
+
+def classifier_head(
+    pooled: Tensor,
+    classifier: Any,
+    row_activations: Tensor,
+    *,
+    dense: Any = None,
+    dense_activation: str = "tanh",
+    logit_mean: float | None = None,
+    logit_sigma: float | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """[dense + dense_activation] -> classifier -> (logits - mean) / sigma -> activation per row -> [num_rows, num_labels].
+
+    pooled [num_rows, hidden_size] float32; classifier and dense are PackedWeights of arithmetic "float32_fma";
+    row_activations uint8 [num_rows] of HEAD_ACTIVATIONS codes. float32 throughout. The order of operations is that of
+    vLLM's pooling head (affine before activation, applied even to identity rows).
+    """
+    import torch
+
+    if out is None:
+        out = _empty((pooled.shape[0], classifier.out_features), pooled)
+    buffer = None if dense is None else torch.empty((pooled.shape[0], dense.out_features), dtype=torch.float32)
+    mean = 0.0 if logit_mean is None else logit_mean
+    sigma = 1.0 if logit_sigma is None else logit_sigma
+    cpu_module().classifier_head(pooled, dense, dense_activation, classifier, mean, sigma, row_activations, buffer, out)
+    return out
+
+
+def encoder_layer_workspace_size(layer: Any, num_tokens: int, num_seqs: int) -> int:
+    """Bytes of workspace `encoder_layer` needs for a batch of this size."""
+    size: int = cpu_module().encoder_layer_workspace_size(layer, num_tokens, num_seqs)
+    return size
+
+
+def encoder_layer(
+    hidden_states: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    layer: Any,
+    workspace: Tensor,
+    rows: Tensor | None = None,
+    rows_out: Tensor | None = None,
+) -> Tensor:
+    """One post-LayerNorm transformer block (attention, residual, norm, MLP, residual, norm), fused.
+
+    hidden_states [num_tokens, hidden_size] float32, updated in place and returned. `layer` is a `_cpu.EncoderLayer`
+    (packed weights and norms). workspace: uint8 tensor of `encoder_layer_workspace_size` bytes. With `rows` int32
+    [num_seqs] (the token index wanted of each sequence, in order) only those rows are computed, into rows_out
+    [num_seqs, hidden_size], which is returned, and hidden_states is left alone; each row is bitwise what the full
+    call gives.
+    """
+    cpu_module().encoder_layer(hidden_states, cu_seqlens, max_seqlen, layer, workspace, rows, rows_out)
+    if rows is None:
+        return hidden_states
+    assert rows_out is not None
+    return rows_out
+
+
+def set_num_threads(num_threads: int) -> None:
+    """Resize the kernel thread pool of this process. Raises ValueError unless 1 <= num_threads <= 1024."""
+    cpu_module().set_num_threads(num_threads)
+
+
+def num_threads() -> int:
+    """Threads the kernels use: `set_num_threads`, else min(affinity, cgroup quota, ASSAY_NUM_THREADS or OMP_NUM_THREADS)."""
+    count: int = cpu_module().num_threads()
+    return count
+
+
+def available_isas() -> tuple[str, ...]:
+    """Instruction-set paths this machine can run, slowest first."""
+    return tuple(cpu_module().available_isas())
+
+
+def active_isa() -> str:
+    """The path in use: ASSAY_FORCE_ISA where set, else the best available."""
+    name: str = cpu_module().active_isa()
+    return name

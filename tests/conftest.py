@@ -1,0 +1,32 @@
+"""Fixtures that every kernel test uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from assay import ops
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that asks for `isa` runs once per instruction set of this machine, the emulated AMX path included."""
+    if "isa" in metafunc.fixturenames:
+        metafunc.parametrize("isa", ops.cpu_module().testable_isas(), indirect=True)
+
+
+@pytest.fixture
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The instruction set in use for this test; the one before comes back after it."""
+    before = ops.active_isa()
+    ops.cpu_module().set_active_isa(request.param)
+    yield request.param
+    ops.cpu_module().set_active_isa(before)
+
+
+@pytest.fixture
+def restore_threads() -> Iterator[None]:
+    """For tests that call set_num_threads."""
+    before = ops.num_threads()
+    yield
+    ops.set_num_threads(before)

@@ -1,0 +1,170 @@
+"""`linear` against float64: every instruction set, arithmetic, activation and edge shape; bitwise batch invariance."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from assay import ops
+
+SHAPES = [
+    (0, 64, 32),
+    (1, 64, 32),
+    (1, 8, 1),
+    (5, 70, 33),
+    (13, 384, 2),
+    (14, 384, 384),
+    (15, 100, 31),
+    (16, 96, 64),
+    (17, 96, 65),
+    (31, 33, 40),
+    (32, 128, 16),
+    (33, 32, 96),
+    (300, 384, 100),
+    (600, 96, 288),
+]
+ARITHMETICS = ("float32", "float32_fma", "bfloat16")
+
+ACTIVATIONS = {
+    "none": lambda x: x,
+    "gelu": lambda x: 0.5 * x * (1 + torch.erf(x / math.sqrt(2))),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "relu": torch.relu,
+    "silu": lambda x: x * torch.sigmoid(x),
+    "tanh": torch.tanh,
+}
+
+
+def make_case(shape: tuple[int, int, int], seed: int = 0) -> tuple[torch.Tensor, ...]:
+    num_tokens, in_features, out_features = shape
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(num_tokens, in_features, generator=generator)
+    weight = torch.randn(out_features, in_features, generator=generator) / in_features**0.5
+    bias = torch.randn(out_features, generator=generator)
+    residual = torch.randn(num_tokens, out_features, generator=generator)
+    return x, weight, bias, residual
+
+
+def plain(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, activation: str) -> torch.Tensor:
+    return ACTIVATIONS[activation](x @ weight.T + bias)
+
+
+def tolerance(arithmetic: str, isa: str, base: torch.Tensor, exact: torch.Tensor, in_features: int) -> float:
+    """Twice the error of a plain product in the same dtype, plus the rounding floor of what is stored.
+
+    The three-product form keeps 16 bits of each operand: a random walk of 2^-17 relative errors over the depth.
+    """
+    if exact.numel() == 0:
+        return 0.0
+    error = (base.double() - exact).abs().max().item()
+    floor = 1e-6 * max(1.0, exact.abs().max().item())
+    if arithmetic == "float32" and isa.startswith("amx"):
+        floor += 2.0**-16 * 4
+    return 2 * error + floor
+
+
+def run(x: torch.Tensor, packed: object, activation: str = "none", residual: torch.Tensor | None = None) -> torch.Tensor:
+    out = torch.full((x.shape[0], packed.out_features), float("nan"))  # type: ignore[attr-defined]
+    return ops.linear(x, packed, activation=activation, residual=residual, out=out)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_linear_matches_float64(isa: str, arithmetic: str, shape: tuple[int, int, int]) -> None:
+    x, weight, bias, residual = make_case(shape)
+    if arithmetic == "bfloat16":
+        # What the arithmetic rounds is its definition; the reference gets the same operands.
+        weight = weight.bfloat16().float()
+        x = x.bfloat16().float()
+    exact = plain(x.double(), weight.double(), bias.double(), "none") + residual.double()
+    base = plain(x, weight, bias, "none") + residual
+    out = run(x, ops.pack_weight(weight, bias, arithmetic), residual=residual)
+    assert not out.isnan().any()
+    if out.numel():
+        assert (out.double() - exact).abs().max().item() <= tolerance(arithmetic, isa, base, exact, shape[1])
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_linear_activation_matches_float64(isa: str, arithmetic: str, activation: str) -> None:
+    x, weight, bias, _ = make_case((37, 96, 70))
+    x, weight = (x * 3).bfloat16().float(), weight.bfloat16().float()
+    exact = plain(x.double(), weight.double(), bias.double(), activation)
+    base = plain(x, weight, bias, activation)
+    out = run(x, ops.pack_weight(weight, bias, arithmetic), activation)
+    assert (out.double() - exact).abs().max().item() <= tolerance(arithmetic, isa, base, exact, 96)
+
+
+def test_linear_accepts_bfloat16_and_strided_input(isa: str) -> None:
+    x, weight, bias, _ = make_case((33, 64, 48))
+    wide = torch.randn(33, 200).bfloat16()
+    wide[:, 100:164] = x.bfloat16()
+    packed = ops.pack_weight(weight, bias, "bfloat16")
+    expected = run(x.bfloat16().float(), packed)
+    assert torch.equal(run(wide[:, 100:164], packed), expected)
+    rounded = ops.linear(wide[:, 100:164], packed, out_dtype=torch.bfloat16)
+    assert torch.equal(rounded, expected.bfloat16())
+
+
+def test_linear_weight_may_be_bfloat16(isa: str) -> None:
+    x, weight, bias, _ = make_case((9, 40, 24))
+    for arithmetic in ARITHMETICS:
+        from_bf16 = run(x, ops.pack_weight(weight.bfloat16(), bias, arithmetic))
+        from_f32 = run(x, ops.pack_weight(weight.bfloat16().float(), bias, arithmetic))
+        assert torch.equal(from_bf16, from_f32)
+
+
+def test_linear_without_bias(isa: str) -> None:
+    x, weight, _, _ = make_case((4, 32, 20))
+    assert torch.equal(
+        run(x, ops.pack_weight(weight, None, "float32")), run(x, ops.pack_weight(weight, torch.zeros(20), "float32"))
+    )
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_linear_is_batch_invariant(isa: str, arithmetic: str, restore_threads: None) -> None:
+    x, weight, bias, residual = make_case((400, 96, 130))
+    packed = ops.pack_weight(weight, bias, arithmetic)
+    ops.set_num_threads(1)
+    whole = run(x, packed, "gelu", residual)
+    order = torch.randperm(400, generator=torch.Generator().manual_seed(1))
+    for threads in (1, 2, 3):
+        ops.set_num_threads(threads)
+        assert torch.equal(run(x, packed, "gelu", residual), whole)
+        assert torch.equal(run(x[order], packed, "gelu", residual[order]), whole[order])
+        for first, last in [(0, 1), (7, 8), (3, 20), (100, 131), (399, 400)]:
+            assert torch.equal(run(x[first:last], packed, "gelu", residual[first:last]), whole[first:last])
+
+
+def test_linear_keeps_a_bad_row_to_itself(isa: str) -> None:
+    x, weight, bias, _ = make_case((40, 64, 40))
+    for arithmetic in ARITHMETICS:
+        packed = ops.pack_weight(weight, bias, arithmetic)
+        clean = run(x, packed)
+        bad = x.clone()
+        bad[17, 3] = float("nan")
+        bad[18, 5] = float("inf")
+        out = run(bad, packed)
+        assert out[17].isnan().all()
+        assert not out[18].isfinite().any()
+        keep = [i for i in range(40) if i not in (17, 18)]
+        assert torch.equal(out[keep], clean[keep])
+
+
+def test_linear_refuses_wrong_arguments() -> None:
+    x, weight, bias, _ = make_case((4, 32, 20))
+    packed = ops.pack_weight(weight, bias, "float32")
+    with pytest.raises(ValueError, match=r"hidden_states must have shape \[\*, 32\], got \[4, 31\]"):
+        run(x[:, :31], packed)
+    with pytest.raises(ValueError, match="activation='swish': choose one of none, gelu"):
+        run(x, packed, "swish")
+    with pytest.raises(ValueError, match="arithmetic='int3': choose one of"):
+        ops.pack_weight(weight, bias, "int3")
+    with pytest.raises(ValueError, match=r"bias must have shape \[20\], got \[19\]"):
+        ops.pack_weight(weight, bias[:19], "float32")
+    with pytest.raises(ValueError, match="hidden_states must be float32 or bfloat16, got int32"):
+        run(x.int(), packed)
+    with pytest.raises(TypeError, match=r"hidden_states must be a torch\.Tensor, got list"):
+        ops.cpu_module().linear([1.0], packed, "none", None, x)
