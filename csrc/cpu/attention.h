@@ -14,7 +14,7 @@
 #include "cpu/attention_softmax.h"
 
 // Keys whose scores are kept at once. One tile for nearly every input of an encoder.
-constexpr std::int64_t kKeyTile = 512;
+constexpr std::int64_t kKeyTile = 256;
 static_assert(kKeyTile % kPanelCols == 0);
 
 // Sizes in floats of a thread's scratch, and where each part starts. Every part is a multiple of 64 bytes.
@@ -56,9 +56,25 @@ inline AttentionSequence attention_sequence(const AttentionParams& p, std::int64
   return {q_start, p.cu_seqlens_q[seq + 1] - q_start, k_start, p.cu_seqlens_k[seq + 1] - k_start};
 }
 
+// Rows [begin, end) of a strided matrix on their way into L2, or into L1 to be written. Rows of one head lie in
+// different pages, where no hardware prefetcher follows. Always inline: GCC does not count a prefetch as an effect, and
+// drops calls of a function that does nothing else.
+template <bool kForWrite, typename Element>
+[[gnu::always_inline]] inline void prefetch_rows(const Element* base, std::int64_t stride, int head_dim,
+                                                 std::int64_t begin, std::int64_t end) {
+  constexpr int kLocality = kForWrite ? 3 : 2;
+  for (std::int64_t row = begin; row < end; ++row) {
+    const char* at = reinterpret_cast<const char*>(base + row * stride);
+    const char* stop = reinterpret_cast<const char*>(base + row * stride + head_dim);
+    for (at -= reinterpret_cast<std::uintptr_t>(at) % kCacheLine; at < stop; at += kCacheLine) {
+      __builtin_prefetch(at, kForWrite, kLocality);
+    }
+  }
+}
+
 template <typename Operand>
-void store_attention_rows(const AttentionParams& p, const float* sums, std::int64_t sums_stride,
-                          const float* row_sums, std::int64_t token, int head, int num_rows) {
+void store_attention_rows(const AttentionParams& p, const float* sums, std::int64_t sums_stride, const float* row_sums,
+                          std::int64_t token, int head, int num_rows) {
   using Element = typename Operand::Element;
   for (int r = 0; r < num_rows; ++r) {
     Element* out = static_cast<Element*>(p.out) + (token + r) * p.out_stride + head * p.head_dim;
@@ -93,6 +109,8 @@ void attend_rows(const AttentionParams& p, const AttentionScratch<Operand>& size
   if (num_keys <= 0) return store_attention_rows<Operand>(p, nullptr, 0, nullptr, token, head, num_rows);
 
   const Element* q = static_cast<const Element*>(p.q) + token * p.q_stride + head * p.head_dim;
+  const Element* out = static_cast<const Element*>(p.out) + token * p.out_stride + head * p.head_dim;
+  prefetch_rows<true>(out, p.out_stride, p.head_dim, 0, num_rows);
   pack_queries<Operand>(q, p.q_stride, num_rows, sizes.num_units, scratch);
   float* scores = scratch + sizes.scores;
   float* sums = scratch + sizes.sums;
@@ -101,15 +119,16 @@ void attend_rows(const AttentionParams& p, const AttentionScratch<Operand>& size
     const std::int64_t tile_keys = min_of(kKeyTile, num_keys - tile);
     for (std::int64_t key = 0; key < tile_keys; key += kPanelCols) {
       const float* panel = scratch + sizes.keys + (tile + key) / kPanelCols * sizes.key_panel_floats;
-      product<Step>({scratch, panel, sizes.num_units, nullptr, scores + block_offset(key), kBlockUnits, kBlockVecStride},
-                    num_rows, tile_keys - key);
+      product<Step>(
+          {scratch, panel, sizes.num_units, nullptr, scores + block_offset(key), kBlockUnits, kBlockVecStride},
+          num_rows, tile_keys - key);
     }
     std::int64_t visible[kFmaRows];
     for (int r = 0; r < num_rows; ++r) visible[r] = min_of(tile_keys, num_visible(row0 + r) - tile);
     softmax_tile<Operand>(scores, num_rows, visible, tile_keys, p.softmax_scale * kLog2e, state);
     for (std::int64_t panel_idx = 0; panel_idx < sizes.head_panels; ++panel_idx) {
-      const float* panel = scratch + sizes.values + panel_idx * sizes.value_panel_floats +
-                           tile / Operand::kPerUnit * kPanelCols;
+      const float* panel =
+          scratch + sizes.values + panel_idx * sizes.value_panel_floats + tile / Operand::kPerUnit * kPanelCols;
       product<Step>({scores, panel, ceil_div(tile_keys, Operand::kPerUnit), tile == 0 ? nullptr : state.carry,
                      sums + panel_idx * kPanelCols, sums_stride, kVecWidth},
                     num_rows, p.head_dim - panel_idx * kPanelCols);
@@ -155,22 +174,35 @@ struct AttentionSource {
   const Element* v;
 
   AttentionSource(const AttentionParams& p, const AttentionItem& item)
-      : q(static_cast<const Element*>(p.q) + (item.sequence.q_start + item.begin) * p.q_stride + item.head * p.head_dim),
+      : q(static_cast<const Element*>(p.q) + (item.sequence.q_start + item.begin) * p.q_stride +
+          item.head * p.head_dim),
         k(static_cast<const Element*>(p.k) + item.sequence.k_start * p.k_stride + item.kv_head * p.head_dim),
         v(static_cast<const Element*>(p.v) + item.sequence.k_start * p.v_stride + item.kv_head * p.head_dim) {}
 };
 
-// Rows [begin, end) of a strided matrix on their way into L2. Rows of one head lie in different pages, where no
-// hardware prefetcher follows.
-template <typename Element>
-void prefetch_rows(const Element* base, std::int64_t stride, int head_dim, std::int64_t begin, std::int64_t end) {
-  const std::int64_t row_bytes = head_dim * static_cast<std::int64_t>(sizeof(Element));
-  for (std::int64_t row = begin; row < end; ++row) {
-    const char* at = reinterpret_cast<const char*>(base + row * stride);
-    for (std::int64_t byte = 0; byte < row_bytes; byte += kCacheLine) __builtin_prefetch(at + byte, 0, 2);
-    __builtin_prefetch(at + row_bytes - 1, 0, 2);
+// The rows that a later item will read, fetched piece by piece while the item before it computes.
+template <typename Operand>
+struct AttentionPrefetch {
+  const AttentionParams& p;
+  AttentionSource<Operand> source;
+  std::int64_t num_rows;
+  std::int64_t num_keys;
+
+  AttentionPrefetch(const AttentionParams& params, const AttentionItem& item, bool is_packed)
+      : p(params),
+        source(params, item),
+        num_rows(item.end - item.begin),
+        num_keys(is_packed ? 0 : item.sequence.seqlen_k) {}
+
+  // The share of the work from part / num_parts to end / num_parts.
+  [[gnu::always_inline]] inline void fetch(std::int64_t part, std::int64_t end, std::int64_t num_parts) const {
+    prefetch_rows<false>(source.q, p.q_stride, p.head_dim, num_rows * part / num_parts, num_rows * end / num_parts);
+    const std::int64_t first = num_keys * part / num_parts;
+    const std::int64_t last = num_keys * end / num_parts;
+    prefetch_rows<false>(source.k, p.k_stride, p.head_dim, first, last);
+    prefetch_rows<false>(source.v, p.v_stride, p.head_dim, first, last);
   }
-}
+};
 
 template <typename Operand>
 void attention_items(const AttentionParams& p, ThreadContext& context, int list, float* scratch) {
@@ -179,13 +211,17 @@ void attention_items(const AttentionParams& p, ThreadContext& context, int list,
   const std::int64_t num_items = p.num_seqs * p.num_heads * num_chunks;
   std::int64_t packed_seq = -1;
   int packed_kv_head = -1;
+  const auto is_packed = [&](const AttentionItem& item) {
+    return item.seq == packed_seq && item.kv_head == packed_kv_head;
+  };
   std::int64_t next_idx = context.next(list);
   while (next_idx < num_items) {
     const AttentionItem item = attention_item(p, num_chunks, next_idx);
     next_idx = context.next(list);
-    if (item.begin == item.end) continue;
-    const AttentionSource<Operand> source(p, item);
-    if (item.seq != packed_seq || item.kv_head != packed_kv_head) {
+    const std::int64_t num_rows = item.end - item.begin;
+    if (num_rows == 0) continue;
+    if (!is_packed(item)) {
+      const AttentionSource<Operand> source(p, item);
       pack_keys<Operand>(source.k, p.k_stride, item.sequence.seqlen_k, sizes.num_units, sizes.key_panel_floats,
                          scratch + sizes.keys);
       pack_values<Operand>(source.v, p.v_stride, item.sequence.seqlen_k, p.head_dim, sizes.value_panel_floats,
@@ -193,18 +229,13 @@ void attention_items(const AttentionParams& p, ThreadContext& context, int list,
       packed_seq = item.seq;
       packed_kv_head = item.kv_head;
     }
-    const AttentionItem next = attention_item(p, num_chunks, next_idx < num_items ? next_idx : 0);
-    const AttentionSource<Operand> next_source(p, next);
-    const std::int64_t next_rows = next_idx < num_items ? next.end - next.begin : 0;
-    const std::int64_t next_keys = next_idx < num_items ? next.sequence.seqlen_k : 0;
-    const std::int64_t num_rows = item.end - item.begin;
+    const bool has_next = next_idx < num_items;
+    const AttentionItem next = has_next ? attention_item(p, num_chunks, next_idx) : item;
+    const AttentionPrefetch<Operand> prefetch(p, next, is_packed(next));
     for (std::int64_t row = 0; row < num_rows; row += kFmaRows) {
-      const std::int64_t stop = min_of(num_rows, row + kFmaRows);
-      prefetch_rows(next_source.q, p.q_stride, p.head_dim, next_rows * row / num_rows, next_rows * stop / num_rows);
-      prefetch_rows(next_source.k, p.k_stride, p.head_dim, next_keys * row / num_rows, next_keys * stop / num_rows);
-      prefetch_rows(next_source.v, p.v_stride, p.head_dim, next_keys * row / num_rows, next_keys * stop / num_rows);
-      attend_rows<Operand>(p, sizes, scratch, item.sequence, item.head, item.begin + row,
-                           static_cast<int>(stop - row));
+      const std::int64_t end = min_of(num_rows, row + kFmaRows);
+      if (has_next) prefetch.fetch(row, end, num_rows);
+      attend_rows<Operand>(p, sizes, scratch, item.sequence, item.head, item.begin + row, static_cast<int>(end - row));
     }
   }
 }

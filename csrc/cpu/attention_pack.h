@@ -115,7 +115,8 @@ Vec value_units(const typename Operand::Element* v, std::int64_t v_stride, std::
   (void)v_stride;
   (void)keys_left;
   if constexpr (sizeof(*v) == sizeof(float)) {
-    return n == kVecWidth ? vec_load(reinterpret_cast<const float*>(v)) : vec_load_n(reinterpret_cast<const float*>(v), n);
+    return n == kVecWidth ? vec_load(reinterpret_cast<const float*>(v))
+                          : vec_load_n(reinterpret_cast<const float*>(v), n);
   } else {
     const bfloat16* at = reinterpret_cast<const bfloat16*>(v);
     return n == kVecWidth ? vec_load_bf16(at) : vec_load_bf16_n(at, n);

@@ -108,7 +108,9 @@ float row_probs<PairOperand>(float* scores, std::int64_t num_visible, std::int64
   for (; key < num_keys; key += 2 * kBlockUnits) {
     const std::int64_t left = num_visible - key;
     const Vec low = first_lanes(probs_of(scores), left, vec_zero());
-    put(pairs, low, left <= kBlockUnits ? vec_zero() : first_lanes(probs_of(scores + kBlockFloats), left - kBlockUnits, vec_zero()));
+    put(pairs, low,
+        left <= kBlockUnits ? vec_zero()
+                            : first_lanes(probs_of(scores + kBlockFloats), left - kBlockUnits, vec_zero()));
     scores += 2 * kBlockFloats;
     pairs += kBlockFloats;
   }

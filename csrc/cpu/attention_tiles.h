@@ -1,5 +1,6 @@
 // The one matrix micro-kernel of attention: scores = q k^T and out = probs v are both rows x columns products of a
-// broadcast operand and a packed operand. Included inside an ISA's namespace after gemm_tiles.h, so it includes nothing.
+// broadcast operand and a packed operand. Included inside an ISA's namespace after gemm_tiles.h, so it includes
+// nothing.
 //
 // Both operands are made of 32-bit units: a float32, or two bfloat16 that are neighbours along the summed dimension.
 //   row blocks     [ceil(units / 16)][kFmaRows][16 units]: q of a block of query rows, its scores, its probs
@@ -38,10 +39,10 @@ struct DotStep {
 #endif
 
 struct Product {
-  const float* rows;    // row blocks
-  const float* panel;   // one column panel
+  const float* rows;   // row blocks
+  const float* panel;  // one column panel
   std::int64_t num_units;
-  const float* carry;   // [kFmaRows] out = rows . panel + carry * out, or nullptr: out = rows . panel
+  const float* carry;  // [kFmaRows] out = rows . panel + carry * out, or nullptr: out = rows . panel
   float* out;
   std::int64_t out_row_stride;
   std::int64_t out_vec_stride;

@@ -23,6 +23,8 @@ inline constexpr DType kActivationDtype<Bfloat16Policy> = DType::kBFloat16;
 
 // Bytes of packed input that a thread keeps hot beside the weight panel it streams: half of a 1 MiB L2.
 constexpr std::int64_t kInputBlockBytes = 512 * 1024;
+// Below this many multiply-adds (some 20 us on one core) waking the other threads costs more than it gives.
+constexpr std::int64_t kInlineProducts = 1 << 20;
 // Work items per thread: enough to even out a core that loses its time slice to someone else.
 constexpr std::int64_t kItemsPerThread = 4;
 
@@ -212,7 +214,8 @@ void run_linear(const LinearParams& params, ThreadPool& pool) {
         linear_phase<Policy>(*static_cast<const LinearParams*>(state), context, 0,
                              static_cast<char*>(context.scratch()));
       },
-      const_cast<LinearParams*>(&params), linear_scratch<Policy>(params.weight));
+      const_cast<LinearParams*>(&params), linear_scratch<Policy>(params.weight),
+      params.num_tokens * params.weight.out_features * params.weight.in_features <= kInlineProducts);
 }
 
 void linear(const LinearParams& params, ThreadPool& pool) {

@@ -39,7 +39,8 @@ void pause() {
 struct ThreadPool::State {
   std::vector<std::thread> workers;
   std::vector<ThreadContext> contexts;
-  std::mutex run_mutex;  // one region at a time
+  std::mutex run_mutex;    // one region at a time
+  int region_threads = 1;  // threads of the region that runs
   Body body = nullptr;
   void* body_state = nullptr;
   std::atomic<std::uint64_t> generation{0};  // a new value starts a region
@@ -72,11 +73,11 @@ struct ThreadPool::State {
 
 int ThreadContext::thread_idx() const noexcept { return thread_idx_; }
 
-int ThreadContext::num_threads() const noexcept { return static_cast<int>(pool_->state_->contexts.size()); }
+int ThreadContext::num_threads() const noexcept { return pool_->state_->region_threads; }
 
 void ThreadContext::barrier() noexcept {
   ThreadPool::State& state = *pool_->state_;
-  const int num_threads = static_cast<int>(state.contexts.size());
+  const int num_threads = state.region_threads;
   if (num_threads == 1) return;
   const std::uint64_t phase = state.barrier_phase.load(std::memory_order_acquire);
   if (state.barrier_arrived.fetch_add(1, std::memory_order_acq_rel) == num_threads - 1) {
@@ -130,20 +131,21 @@ ThreadPool::~ThreadPool() {
 
 int ThreadPool::num_threads() const noexcept { return static_cast<int>(state_->contexts.size()); }
 
-void ThreadPool::run(Body body, void* body_state, std::size_t scratch_bytes) {
+void ThreadPool::run(Body body, void* body_state, std::size_t scratch_bytes, bool inline_only) {
   const std::lock_guard<std::mutex> lock(state_->run_mutex);
   for (ThreadContext& context : state_->contexts) context.reserve(scratch_bytes);
   state_->body = body;
   state_->body_state = body_state;
   for (State::Counter& counter : state_->counters) counter.value.store(0, std::memory_order_relaxed);
-  const int num_workers = static_cast<int>(state_->workers.size());
+  const int num_workers = inline_only ? 0 : static_cast<int>(state_->workers.size());
+  state_->region_threads = num_workers + 1;
   if (num_workers > 0) {
     state_->num_running.store(num_workers, std::memory_order_relaxed);
     state_->generation.fetch_add(1, std::memory_order_acq_rel);
     state_->generation.notify_all();
   }
   body(body_state, state_->contexts[0]);
-  for (int spins = 0; state_->num_running.load(std::memory_order_acquire) != 0; ++spins) {
+  for (int spins = 0; num_workers > 0 && state_->num_running.load(std::memory_order_acquire) != 0; ++spins) {
     pause();
     if (spins >= kSpinsBeforeYield) std::this_thread::yield();
   }

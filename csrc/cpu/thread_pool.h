@@ -49,7 +49,8 @@ class ThreadPool {
   // Runs body once per thread (the caller is thread 0), each with scratch_bytes of scratch, and returns when all are
   // done. Calls from several threads queue up. Bodies must not throw (a thread that left early would leave the others
   // at a barrier): what may fail, the scratch, is allocated here first and throws std::bad_alloc.
-  void run(Body body, void* state, std::size_t scratch_bytes = 0);
+  // With inline_only the caller is the region's only thread: for work too small to wake the others.
+  void run(Body body, void* state, std::size_t scratch_bytes = 0, bool inline_only = false);
 
  private:
   friend class ThreadContext;

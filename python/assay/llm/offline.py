@@ -1,0 +1,260 @@
+"""`LLM`: load a model once, then classify, score, embed or encode any number of prompts."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from assay.engine import Engine
+from assay.errors import ConfigError, ValidationError
+from assay.llm import startup
+from assay.llm.arguments import check_keywords, dtype_name, engine_config_from, pooler_config_from
+from assay.llm.session import CallOptions, Params, PoolingResults, Session, UseTqdm
+from assay.outputs import ClassificationRequestOutput, EmbeddingRequestOutput, ScoringRequestOutput
+from assay.rendering import Renderer
+
+if TYPE_CHECKING:
+    import os
+
+    from assay.config import PoolerConfig
+    from assay.params import PoolingParams
+
+logger = logging.getLogger(__name__)
+
+
+class LLM:
+    """A classifier, cross-encoder, reward or embedding model on this machine.
+
+    model is a folder, a Hub id or "demo". The keywords of `vllm.LLM` are accepted: those that only tune another
+    engine's memory or compilation have no effect, those that would change results and cannot be honoured are refused.
+
+    runner "auto" | "pooling"; convert "auto" | "none" | "embed" | "classify" (the head must exist: none is invented).
+    tokenizer, tokenizer_revision: a tokenizer from elsewhere. skip_tokenizer_init: token ids only.
+    dtype "auto" keeps what the checkpoint promises, "float32" is exact, "bfloat16" is fast.
+    hf_overrides: keys of config.json to change (a dict), or a callable that gets the config and returns one.
+    pooler_config: a PoolerConfig or its fields as a dict (override_pooler_config is its older name).
+    max_model_len: refuse longer prompts; never above what the model can do.
+    revision, hf_token, offline: for a Hub id. offline None follows HF_HUB_OFFLINE.
+    chat_template: accepted; `score` uses only its own argument of that name.
+
+    Ours: num_threads (kernel threads of the process), max_batch_tokens and max_batch_size (also under their other names
+    max_num_batched_tokens and max_num_seqs), self_check=False skips the two built-in inputs at start-up,
+    non_finite="return" gives a NaN or Inf result back as `.error` of its output where "raise" raises NonFiniteError.
+
+    Any number of threads may call one LLM. `close()`, a `with` block or garbage collection stops its threads.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        runner: str = "auto",
+        convert: str = "auto",
+        tokenizer: str | None = None,
+        tokenizer_mode: str = "auto",
+        skip_tokenizer_init: bool = False,
+        trust_remote_code: bool = False,
+        dtype: Any = "auto",
+        quantization: str | None = None,
+        revision: str | None = None,
+        tokenizer_revision: str | None = None,
+        chat_template: str | os.PathLike[str] | None = None,
+        hf_token: str | bool | None = None,
+        hf_overrides: Any = None,
+        pooler_config: PoolerConfig | Mapping[str, Any] | None = None,
+        override_pooler_config: PoolerConfig | Mapping[str, Any] | None = None,
+        max_model_len: int | None = None,
+        max_batch_tokens: int | None = None,
+        max_num_batched_tokens: int | None = None,
+        max_batch_size: int | None = None,
+        max_num_seqs: int | None = None,
+        num_threads: int | None = None,
+        offline: bool | None = None,
+        self_check: bool = True,
+        non_finite: str = "raise",
+        **kwargs: Any,
+    ) -> None:
+        named = {"runner": runner, "convert": convert, "tokenizer_mode": tokenizer_mode, "quantization": quantization}
+        check_keywords({**named, "trust_remote_code": trust_remote_code, **kwargs})
+        if pooler_config is not None and override_pooler_config is not None:
+            raise ConfigError("Cannot set both `override_pooler_config` and `pooler_config`")
+        if non_finite not in ("raise", "return"):
+            raise ConfigError(f"non_finite must be 'raise' or 'return', got {non_finite!r}")
+        pooler = pooler_config_from(pooler_config if pooler_config is not None else override_pooler_config)
+        config = engine_config_from(max_batch_tokens, max_num_batched_tokens, max_batch_size, max_num_seqs, num_threads)
+        loaded = startup.load(
+            model,
+            revision=revision,
+            token=hf_token,
+            offline=offline,
+            hf_overrides=hf_overrides,
+            dtype=dtype_name(dtype),
+            pooler_config=pooler,
+            convert=convert,
+            config=config,
+            tokenizer=tokenizer,
+            tokenizer_revision=tokenizer_revision,
+            skip_tokenizer_init=skip_tokenizer_init,
+            max_model_len=max_model_len,
+        )
+        self._model, self._tokenizer = loaded.model, loaded.tokenizer
+        renderer = Renderer(loaded.tokenizer, loaded.model.vocab_size, loaded.model.encoder.shape.type_vocab_size)
+        self._engine = Engine(loaded.model, renderer, config, loaded.max_model_len)
+        if self_check:
+            try:
+                startup.self_check(renderer, self._engine.submit, loaded.max_model_len, loaded.model.vocab_size)
+            except BaseException:
+                self._engine.close()
+                raise
+        self._session = Session(
+            loaded.model,
+            renderer,
+            self._engine,
+            loaded.model.pooler_config,
+            loaded.max_model_len,
+            raises_non_finite=non_finite == "raise",
+        )
+        self.llm_engine = loaded.view(config)
+        self.summary = loaded.describe()
+        logger.info("%s", self.summary)
+
+    @classmethod
+    def from_engine_args(cls, engine_args: Any) -> LLM:
+        """From an object (or mapping) whose attributes are keywords of LLM."""
+        fields = engine_args if isinstance(engine_args, Mapping) else vars(engine_args)
+        return cls(**fields)
+
+    # ---- what the model is -----------------------------------------------------------------------------------------
+
+    @property
+    def supported_tasks(self) -> tuple[str, ...]:
+        """The pooling tasks the model offers."""
+        return tuple(self._model.supported_tasks)
+
+    @property
+    def pooling_task(self) -> str:
+        """The one active task."""
+        return str(self._model.task)
+
+    @functools.cached_property
+    def labels(self) -> list[str]:
+        """Label names in the order of a result's entries (ours)."""
+        id2label = self._model.id2label
+        return [id2label.get(index, f"LABEL_{index}") for index in range(self._model.num_labels)]
+
+    def get_tokenizer(self) -> Any:
+        """The transformers tokenizer: a copy, whose settings the caller may change without effect on this LLM."""
+        return self._tokenizer_copy
+
+    @functools.cached_property
+    def _tokenizer_copy(self) -> Any:
+        if self._tokenizer is None:
+            raise ValidationError("there is no tokenizer: the LLM was made with skip_tokenizer_init=True")
+        return copy.deepcopy(self._tokenizer.hf)
+
+    # ---- calls -----------------------------------------------------------------------------------------------------
+
+    def classify(
+        self,
+        prompts: Any,
+        *,
+        pooling_params: Params = None,
+        use_tqdm: UseTqdm = True,
+        lora_request: Any = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        truncate_prompt_tokens: int | None = None,
+    ) -> list[ClassificationRequestOutput]:
+        """Probabilities of every label for each prompt (logits with PoolingParams(use_activation=False)).
+
+        prompts: a str, token ids, {"prompt": str}, {"prompt_token_ids": [int]} or a sequence of those.
+        pooling_params: one for all prompts, or a list of the same length. truncate_prompt_tokens (also a key of
+        tokenization_kwargs): keep that many tokens, -1 the model's maximum; without it a longer prompt is an error.
+        use_tqdm: a bar for calls that take a while, or a factory that is called like tqdm.
+        """
+        call = CallOptions(use_tqdm, lora_request, tokenization_kwargs, truncate_prompt_tokens)
+        results = self._session.encode("classify", prompts, pooling_params, call)
+        return [ClassificationRequestOutput.from_base(result, self.labels) for result in results]
+
+    def encode(
+        self,
+        prompts: Any,
+        pooling_params: Params = None,
+        *,
+        use_tqdm: UseTqdm = True,
+        lora_request: Any = None,
+        pooling_task: str | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        truncate_prompt_tokens: int | None = None,
+    ) -> PoolingResults:
+        """The untyped results of any task; pooling_task is required and must be the active one."""
+        call = CallOptions(use_tqdm, lora_request, tokenization_kwargs, truncate_prompt_tokens)
+        return self._session.encode(pooling_task, prompts, pooling_params, call)
+
+    def embed(
+        self,
+        prompts: Any,
+        *,
+        use_tqdm: UseTqdm = True,
+        pooling_params: Params = None,
+        lora_request: Any = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        truncate_prompt_tokens: int | None = None,
+    ) -> list[EmbeddingRequestOutput]:
+        """One embedding per prompt (not normalised with PoolingParams(use_activation=False))."""
+        call = CallOptions(use_tqdm, lora_request, tokenization_kwargs, truncate_prompt_tokens)
+        results = self._session.encode("embed", prompts, pooling_params, call)
+        return [EmbeddingRequestOutput.from_base(result) for result in results]
+
+    def reward(
+        self,
+        prompts: Any,
+        /,
+        *,
+        pooling_params: Params = None,
+        use_tqdm: UseTqdm = True,
+        lora_request: Any = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        truncate_prompt_tokens: int | None = None,
+    ) -> PoolingResults:
+        """Older name of encode(..., pooling_task="token_classify")."""
+        call = CallOptions(use_tqdm, lora_request, tokenization_kwargs, truncate_prompt_tokens)
+        return self._session.encode("token_classify", prompts, pooling_params, call)
+
+    def score(
+        self,
+        data_1: Any,
+        data_2: Any,
+        /,
+        *,
+        use_tqdm: UseTqdm = True,
+        pooling_params: PoolingParams | None = None,
+        lora_request: Any = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        chat_template: str | os.PathLike[str] | None = None,
+        truncate_prompt_tokens: int | None = None,
+    ) -> list[ScoringRequestOutput]:
+        """How relevant data_2 is to data_1: one score per pair, 1:1, 1:N (the query repeated) or N:N.
+
+        Each side is a str, {"content": [{"type": "text", "text": ...}]} or a list of those. A cross-encoder reads the
+        tokenizer's pair encoding; an embedding model compares by cosine. pooling_params is one object;
+        its extra_kwargs may hold max_tokens_per_query and max_tokens_per_doc.
+        """
+        if chat_template is not None:
+            raise ConfigError("score(chat_template=...) is not supported yet: the tokenizer encodes the pair")
+        call = CallOptions(use_tqdm, lora_request, tokenization_kwargs, truncate_prompt_tokens)
+        return self._session.score(data_1, data_2, pooling_params, call)
+
+    # ---- life ------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stop the threads; calls in other threads get EngineDeadError. Idempotent."""
+        self._engine.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()

@@ -1,0 +1,186 @@
+"""One loaded model and its engine: runs checked calls and shapes their outputs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from assay import scoring
+from assay.engine import Engine, Job, Result
+from assay.errors import NonFiniteError, ValidationError
+from assay.inputs import plain_prompts
+from assay.llm.calls import check_lora_request, check_task, params_per_prompt, progress
+from assay.outputs import PoolingOutput, PoolingRequestOutput, RequestError, ScoringRequestOutput
+from assay.params import PoolingParams
+from assay.text_limits import cut_texts
+from assay.tokenize_options import tokenize_options
+
+if TYPE_CHECKING:
+    from assay.config import PoolerConfig
+    from assay.models.pooling_model import PoolingModel
+    from assay.rendering import Renderable, Renderer
+    from assay.scoring import ScoreLimits, ScoreText
+    from assay.tokenize_options import TokenizeOptions
+
+UseTqdm: TypeAlias = "bool | Callable[..., Any]"
+Params: TypeAlias = "PoolingParams | Sequence[PoolingParams | None] | None"
+PoolingResults: TypeAlias = "list[PoolingRequestOutput[PoolingOutput]]"
+NON_FINITE_CODE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """What every call takes beside its prompts and parameters."""
+
+    use_tqdm: UseTqdm
+    lora_request: Any
+    tokenization_kwargs: Mapping[str, Any] | None
+    truncate_prompt_tokens: int | None
+
+
+class Session:
+    """Shared by any number of caller threads. raises_non_finite: a NaN or Inf raises, or is an output's error."""
+
+    def __init__(
+        self,
+        model: PoolingModel,
+        renderer: Renderer,
+        engine: Engine,
+        pooler_config: PoolerConfig,
+        max_model_len: int,
+        *,
+        raises_non_finite: bool,
+    ) -> None:
+        self.model = model
+        self.renderer = renderer
+        self.engine = engine
+        self.pooler_config = pooler_config
+        self.max_model_len = max_model_len
+        self._raises_non_finite = raises_non_finite
+        self._ids = itertools.count()
+
+    def encode(self, task: str | None, prompts: Any, pooling_params: Params, call: CallOptions) -> PoolingResults:
+        """The results of one call of classify, embed, encode or reward, in the order of the prompts."""
+        task = check_task(task, self.model.supported_tasks, self.model.task)
+        plain: list[Renderable] = [*plain_prompts(prompts, self.model.architecture)]
+        check_lora_request(call.lora_request, len(plain))
+        params = params_per_prompt(pooling_params, len(plain), task, self.pooler_config, self.model.hf_config)
+        options = self._tokenize_options(call)
+        return self._run(plain, params, options, call.use_tqdm)
+
+    def score(
+        self, data_1: Any, data_2: Any, pooling_params: PoolingParams | None, call: CallOptions
+    ) -> list[ScoringRequestOutput]:
+        """One score per pair: 1:1, 1:N or N:N."""
+        kind = scoring.check_kind(self.model.task, self.model.num_labels)
+        queries = scoring.score_texts(data_1, self.model.architecture)
+        docs = scoring.score_texts(data_2, self.model.architecture)
+        scoring.check_pairing(len(queries), len(docs))
+        check_lora_request(call.lora_request, len(docs))
+        params = self._score_params(pooling_params)
+        limits = scoring.score_limits(params.extra_kwargs, self.max_model_len)
+        options = self._tokenize_options(call)
+        if kind == "cross-encoder":
+            pairs = self._pairs(queries, docs, limits, options)
+            results = self._run(pairs, [params] * len(pairs), options, call.use_tqdm)
+            return [ScoringRequestOutput.from_base(result) for result in results]
+        texts: list[Renderable] = [*self._limited(queries, limits.query), *self._limited(docs, limits.doc)]
+        results = self._run(texts, [params] * len(texts), options, call.use_tqdm)
+        return self._compared(results[: len(queries)], results[len(queries) :], kind)
+
+    def _tokenize_options(self, call: CallOptions) -> TokenizeOptions:
+        return tokenize_options(call.tokenization_kwargs, self.max_model_len, call.truncate_prompt_tokens)
+
+    def _score_params(self, pooling_params: Any) -> PoolingParams:
+        if pooling_params is not None and not isinstance(pooling_params, PoolingParams):
+            raise ValidationError(f"score takes one PoolingParams for all pairs, got {type(pooling_params).__name__}")
+        task = self.model.task
+        if pooling_params is not None and pooling_params.task not in (None, task):
+            raise ValidationError(
+                f"You cannot overwrite pooling_params.task={pooling_params.task!r} with pooling_task={task!r}!"
+            )
+        return params_per_prompt(pooling_params, 1, task, self.pooler_config, self.model.hf_config)[0]
+
+    def _pairs(
+        self, queries: list[ScoreText], docs: list[ScoreText], limits: ScoreLimits, options: TokenizeOptions
+    ) -> list[Renderable]:
+        """What a cross-encoder reads for each pair: a tokenizer pair, or the two texts in one."""
+        query_texts, doc_texts = [side.text for side in queries], [side.text for side in docs]
+        if limits.any:
+            query_texts = self._cut(query_texts, limits.query)
+            doc_texts = self._cut(doc_texts, limits.doc)
+        if len(query_texts) == 1:
+            query_texts = query_texts * len(doc_texts)
+        pairs = zip(query_texts, doc_texts, strict=True)
+        if scoring.uses_separator(self.model.hf_config):
+            return [*pairs]
+        return [query + doc for query, doc in pairs]
+
+    def _limited(self, side: list[ScoreText], limit: int) -> list[str]:
+        """Texts of a bi-encoder's side; content parts are never cut."""
+        texts = [item.text for item in side]
+        if not limit:
+            return texts
+        return [item.text if item.is_parts else cut for item, cut in zip(side, self._cut(texts, limit), strict=True)]
+
+    def _cut(self, texts: list[str], limit: int) -> list[str]:
+        if not limit:
+            return texts
+        if self.renderer.tokenizer is None:
+            raise ValidationError("You cannot pass text prompts when `skip_tokenizer_init=True`")
+        return cut_texts(self.renderer.tokenizer, texts, limit)
+
+    def _compared(self, queries: PoolingResults, docs: PoolingResults, kind: str) -> list[ScoringRequestOutput]:
+        """Scores of embeddings: each pair joins the ids of its two requests."""
+        if len(queries) == 1:
+            queries = queries * len(docs)
+        compare = scoring.cosine_similarity if kind == "bi-encoder" else scoring.max_similarity
+        pad = None if self.renderer.tokenizer is None else self.renderer.tokenizer.pad_token_id
+        between = [] if pad is None else [pad]
+        outputs = []
+        for query, doc in zip(queries, docs, strict=True):
+            error = query.error or doc.error
+            data = doc.outputs.data if error else compare(query.outputs.data, doc.outputs.data)
+            base = PoolingRequestOutput(
+                f"{query.request_id}_{doc.request_id}",
+                PoolingOutput(data),
+                query.prompt_token_ids + between + doc.prompt_token_ids,
+                query.num_cached_tokens + doc.num_cached_tokens,
+                True,
+                error=error,
+            )
+            outputs.append(ScoringRequestOutput.from_base(base))
+        return outputs
+
+    def _run(
+        self, prompts: list[Renderable], params: list[PoolingParams], options: TokenizeOptions, use_tqdm: UseTqdm
+    ) -> PoolingResults:
+        first_ones = [(each.extra_kwargs or {}).get("compressed_token_type_ids") for each in params]
+        job = Job(
+            prompts,
+            options,
+            use_activation=[each.use_activation is not False for each in params],
+            dimensions=[each.dimensions for each in params],
+            first_ones=first_ones if any(value is not None for value in first_ones) else None,
+        )
+        outputs: PoolingResults = []
+        with progress(use_tqdm, len(prompts)) as advance, closing(self.engine.run(job)) as results:
+            for result in results:
+                outputs.append(self._output(result))
+                if advance is not None:
+                    advance()
+        return outputs
+
+    def _output(self, result: Result) -> PoolingRequestOutput[PoolingOutput]:
+        error, data = None, result.data
+        if data is None:
+            import torch
+
+            message = f"the result for prompts[{result.index}] contains NaN or infinity"
+            if self._raises_non_finite:
+                raise NonFiniteError(message) from result.error
+            error, data = RequestError(NON_FINITE_CODE, message), torch.empty(0)
+        return PoolingRequestOutput(str(next(self._ids)), PoolingOutput(data), result.token_ids, 0, True, error=error)

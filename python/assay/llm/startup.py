@@ -1,0 +1,179 @@
+"""What happens when a model starts: files to a loaded model, its context length, a self-check, and the log line."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from assay import ops
+from assay.batch import Sequence
+from assay.errors import ConfigError, NonFiniteError, SelfCheckError, ValidationError
+from assay.files import resolve_model
+from assay.hf_config import HFConfig
+from assay.llm.view import EngineView, ModelView, VllmView
+from assay.models import load_model
+from assay.tokenize_options import TokenizeOptions
+from assay.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from torch import Tensor
+
+    from assay.config import EngineConfig, PoolerConfig
+    from assay.models import PoolingModel
+    from assay.rendering import Renderer
+
+logger = logging.getLogger(__name__)
+
+_CHECK_TEXTS: Final = ("A calm and pleasant day.", "Nothing works, and nobody answered the two letters we sent!")
+_HEAD_DTYPES: Final = ("model", "float16", "bfloat16", "half", "float", "double", "float64")
+_ALLOW_LONG: Final = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model with everything around it that its files decide."""
+
+    name: str
+    model: PoolingModel
+    tokenizer: Tokenizer | None
+    max_model_len: int
+
+    def view(self, config: EngineConfig) -> EngineView:
+        """What `llm.llm_engine` shows of it."""
+        model = ModelView(
+            model=self.name,
+            architecture=self.model.architecture,
+            hf_config=self.model.hf_config,
+            pooler_config=self.model.pooler_config,
+            dtype=self.model.dtype,
+            max_model_len=self.max_model_len,
+            supported_tasks=tuple(self.model.supported_tasks),
+        )
+        return EngineView(VllmView(model, config))
+
+    def describe(self) -> str:
+        """The start-up line: what runs, on what, in which arithmetic and why."""
+        model, threads = self.model, ops.num_threads()
+        return (
+            f"{self.name}: {model.architecture}, task {model.task}, {ops.active_isa()} with {threads} "
+            f"thread{'' if threads == 1 else 's'}, dtype {model.dtype} ({model.dtype_reason}), "
+            f"arithmetic {model.arithmetic}, up to {self.max_model_len} tokens"
+        )
+
+
+def load(
+    name: str | os.PathLike[str],
+    *,
+    revision: str | None,
+    token: str | bool | None,
+    offline: bool | None,
+    hf_overrides: Any,
+    dtype: str,
+    pooler_config: PoolerConfig,
+    convert: str,
+    config: EngineConfig,
+    tokenizer: str | None,
+    tokenizer_revision: str | None,
+    skip_tokenizer_init: bool,
+    max_model_len: int | None,
+) -> Loaded:
+    """Find, check and load a model and its tokenizer. Raises ConfigError, UnsupportedModelError or WeightsError."""
+    if max_model_len is not None and (type(max_model_len) is not int or max_model_len < 1):
+        raise ConfigError(f"max_model_len must be a positive integer, got {max_model_len!r}")
+    files = resolve_model(name, revision=revision, token=token, offline=offline)
+    hf_config = HFConfig.from_folder(files.folder, hf_overrides)
+    _check_head_dtype(hf_config.get("head_dtype"))
+    if config.num_threads is not None:
+        ops.set_num_threads(config.num_threads)
+    model = load_model(
+        files,
+        hf_config,
+        dtype=dtype,
+        pooler_config=pooler_config,
+        max_batch_tokens=max(config.max_batch_tokens, max_model_len or 0),
+        max_batch_size=config.max_batch_size,
+    )
+    _check_convert(convert, model)
+    text_tokenizer = None
+    if not skip_tokenizer_init:
+        text_tokenizer = Tokenizer.from_files(files, model.hf_config, tokenizer, tokenizer_revision, token)
+    return Loaded(os.fspath(name), model, text_tokenizer, _max_model_len(max_model_len, model))
+
+
+def _check_head_dtype(head_dtype: Any) -> None:
+    """The head runs in float32 always; a known wish for less is not followed, an unknown name is refused."""
+    name = str(head_dtype).removeprefix("torch.")
+    if head_dtype is None or name == "float32":
+        return
+    if name not in _HEAD_DTYPES:
+        raise ConfigError(f"Unknown dtype: {head_dtype!r}")
+    logger.warning("head_dtype=%r has no effect: the head always runs in float32", head_dtype)
+
+
+def _check_convert(convert: str, model: PoolingModel) -> None:
+    """A conversion must be one the checkpoint has the weights for."""
+    tasks = {"embed": ("embed", "token_embed"), "classify": ("classify", "token_classify")}.get(convert)
+    if tasks is not None and not set(tasks) & set(model.supported_tasks):
+        raise ConfigError(
+            f"convert={convert!r}: {model.architecture} has no such head, and none is invented "
+            f"(its tasks: {', '.join(model.supported_tasks)})"
+        )
+
+
+def _max_model_len(asked: int | None, model: PoolingModel) -> int:
+    """The context length in use: what was asked for, never above what the model can do."""
+    derived = model.max_model_len
+    if asked is None or asked <= derived:
+        return asked or derived
+    message = (
+        f"User-specified max_model_len ({asked}) is greater than the derived max_model_len "
+        f"({model.max_model_len_source} in model's config.json)."
+    )
+    num_positions = model.encoder.shape.max_model_len
+    if asked <= num_positions and os.environ.get(_ALLOW_LONG, "").lower() in ("1", "true"):
+        logger.warning("%s %s is set: scores of inputs that long are on the caller.", message, _ALLOW_LONG)
+        return asked
+    raise ConfigError(
+        f"{message} To allow overriding this maximum, set the env var {_ALLOW_LONG}=1. "
+        f"Even then the model has embeddings for {num_positions} positions only."
+    )
+
+
+def self_check(renderer: Renderer, submit: Callable[..., Future[Tensor]], max_model_len: int, vocab_size: int) -> None:
+    """Run two built-in inputs without activation; raises SelfCheckError where the results cannot be right.
+
+    A model whose logits are NaN, or which answers two different inputs with exactly the same numbers, has lost its
+    weights on the way. Raw logits are compared: after a sigmoid two saturated scores may rightly be equal.
+    """
+    sequences = _check_inputs(renderer, max_model_len, vocab_size)
+    futures = [submit(sequence, use_activation=False) for sequence in sequences]
+    try:
+        first, second = (future.result().flatten() for future in futures)
+    except NonFiniteError as err:
+        raise SelfCheckError("start-up self-check: the model's logits contain NaN or infinity") from err
+    if sequences[0].input_ids == sequences[1].input_ids:
+        return
+    shared = min(len(first), len(second))
+    if bool((first[:shared] == second[:shared]).all()):
+        raise SelfCheckError(
+            f"start-up self-check: two different inputs gave exactly the same logits ({first[:shared].tolist()[:8]}): "
+            f"the weights do not belong to this architecture, or are all zero"
+        )
+
+
+def _check_inputs(renderer: Renderer, max_model_len: int, vocab_size: int) -> list[Sequence]:
+    """The built-in texts, or token ids where there is no tokenizer or it tells the texts apart by nothing."""
+    if renderer.tokenizer is not None:
+        try:
+            sequences = renderer.render(list(_CHECK_TEXTS), TokenizeOptions(max_model_len, truncate_to=max_model_len))
+        except ValidationError:
+            sequences = []
+        if len({tuple(sequence.input_ids) for sequence in sequences}) == 2:
+            return sequences
+    length = min(8, max_model_len)
+    return [Sequence([(start + index) % vocab_size for index in range(length)]) for start in (1, vocab_size // 2)]

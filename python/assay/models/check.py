@@ -1,0 +1,109 @@
+"""What a model would be run as, or why it would not: for `assay check`, without reading weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from assay.config import PoolerConfig
+from assay.errors import AssayError
+from assay.hf_config import HFConfig, read_json
+from assay.models.loading import resolve_dtype
+from assay.models.registry import Plan, make_plan
+from assay.models.sentence_transformer import default_prompt
+from assay.pooler import declared_activation
+
+if TYPE_CHECKING:
+    from assay.files import ModelFiles
+
+_HEAD_WORDS = {
+    "token": "classifier on every token",
+    "embedding": "none (embeddings)",
+    "probe": "separate linear classifier on the pooled hidden state",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """`reason` says why `supported` is False; fields nothing is known about stay None."""
+
+    supported: bool
+    reason: str | None = None
+    architecture: str | None = None
+    family: str | None = None
+    head: str | None = None
+    tasks: tuple[str, ...] = ()
+    num_labels: int | None = None
+    labels: tuple[str, ...] = ()
+    activation: str | None = None
+    activation_source: str | None = None
+    pooling: str | None = None
+    max_length: int | None = None
+    max_length_source: str | None = None
+    template: str | None = None
+    tokenizer: str | None = None
+    dtype: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+def check_model(
+    files: ModelFiles, overrides: Any = None, pooler_config: PoolerConfig | None = None, dtype: str = "auto"
+) -> CheckReport:
+    """Read the config and tokenizer files of a model; never raises for what is wrong with the model."""
+    config = None
+    try:
+        config = HFConfig.from_folder(files.folder, overrides)
+        plan = make_plan(files, config, pooler_config or PoolerConfig())
+        files.weight_files()
+        return _report(files, plan, dtype)
+    except (AssayError, RuntimeError, ValueError) as err:
+        names = config.architectures if config is not None else []
+        return CheckReport(supported=False, reason=str(err), architecture=names[0] if names else None)
+
+
+def _report(files: ModelFiles, plan: Plan, dtype: str) -> CheckReport:
+    config, activation, head = plan.hf_config, plan.activation, plan.family.head
+    names = read_json(files.folder / "tokenizer_config.json")
+    has_labels = activation is not None
+    words = f"{head.dense.format('')} + {head.dense_activation}, {head.classifier}"
+    stored = config.get("dtype") or config.get("torch_dtype") or "float32"
+    return CheckReport(
+        supported=True,
+        architecture=plan.architecture,
+        family=plan.family.name,
+        head=_HEAD_WORDS.get(plan.head, words),
+        tasks=(plan.task, *(task for task in plan.tasks if task != plan.task)),
+        num_labels=config.num_labels if has_labels else None,
+        labels=tuple(config.id2label.values()) if has_labels else (),
+        activation=activation.name if activation is not None else None,
+        activation_source=activation.source if activation is not None else None,
+        pooling="+".join(plan.tasks[plan.task]),
+        max_length=plan.max_model_len,
+        max_length_source=plan.max_model_len_source,
+        template="none: pairs are encoded with the tokenizer's separator" if plan.task == "classify" else None,
+        tokenizer=names.get("tokenizer_class"),
+        dtype=resolve_dtype(dtype, str(stored).removeprefix("torch."))[0],
+        notes=tuple(_notes(files, plan)),
+    )
+
+
+def _notes(files: ModelFiles, plan: Plan) -> list[str]:
+    notes = []
+    declared, source = declared_activation(plan.hf_config)
+    activation = plan.activation
+    if activation is not None and activation.source != source and activation.source.startswith(source):
+        notes.append(
+            f"{source} declares {declared}, but with {plan.hf_config.num_labels} labels that means {activation.name}, "
+            f"as in vLLM; PoolerConfig(activation='sigmoid') (or 'softmax') takes the name literally"
+        )
+    if plan.modules is not None and not plan.modules.normalize:
+        notes.append("embeddings are not normalised (no Normalize module); PoolingParams(use_activation=True) does it")
+    prompt = default_prompt(files.folder)
+    if prompt:
+        notes.append(f"sentence-transformers puts {prompt!r} before every text by default; here the caller does")
+    tokenizer_files = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
+    if not any((files.folder / name).is_file() for name in tokenizer_files):
+        notes.append("the folder has no tokenizer files: pass tokenizer=...")
+    if plan.hf_config.get("auto_map"):
+        notes.append("the repository brings its own code (auto_map), which is never executed")
+    return notes

@@ -1,0 +1,143 @@
+"""The encoder every family here shares: embeddings, an optional projection, post-LayerNorm blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from assay import ops
+from assay.arena import aligned
+from assay.layers import Embeddings, EncoderLayer, LayerNorm, Linear, float32, in_dtype
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from assay.arena import Arena
+    from assay.batch import RaggedBatch
+    from assay.models.family import EncoderShape, Family, LayerNames
+    from assay.weights import WeightMap
+
+FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """Weights of a backbone, and its forward pass."""
+
+    shape: EncoderShape
+    embeddings: Embeddings
+    project: Linear | None
+    layers: tuple[EncoderLayer, ...]
+
+    @classmethod
+    def load(cls, weights: WeightMap, prefix: str, family: Family, shape: EncoderShape, arithmetic: str) -> Encoder:
+        """Take the backbone's tensors (their names: `tensor_names`)."""
+        project = None
+        if shape.embedding_size != shape.hidden_size:
+            sizes = (shape.hidden_size, shape.embedding_size)
+            project = Linear.load(weights, f"{prefix}embeddings_project", sizes, arithmetic)
+        return cls(
+            shape=shape,
+            embeddings=_load_embeddings(weights, f"{prefix}embeddings", shape, arithmetic),
+            project=project,
+            layers=tuple(
+                _load_layer(weights, prefix, i, family.layer, shape, arithmetic) for i in range(shape.num_layers)
+            ),
+        )
+
+    def arena_size(self, num_tokens: int, num_seqs: int) -> int:
+        """Bytes of arena one call needs for a batch of this size."""
+        shape = self.shape
+        widths = [shape.hidden_size] + ([shape.embedding_size] if self.project is not None else [])
+        size = sum(aligned(num_tokens * width * FLOAT32_BYTES) for width in widths)
+        size += aligned(num_seqs * shape.hidden_size * FLOAT32_BYTES)
+        return size + aligned(self.layers[0].workspace_size(num_tokens, num_seqs))
+
+    def __call__(self, batch: RaggedBatch, arena: Arena, rows: Tensor | None = None) -> Tensor:
+        """Hidden states [num_tokens, hidden_size], or with rows [num_seqs] only those, [num_seqs, hidden_size]."""
+        import torch
+
+        shape = self.shape
+        hidden_states = arena.take((batch.num_tokens, shape.hidden_size), torch.float32)
+        if self.project is None:
+            self.embeddings(batch, out=hidden_states)
+        else:
+            embedded = arena.take((batch.num_tokens, shape.embedding_size), torch.float32)
+            self.project(self.embeddings(batch, out=embedded), out=hidden_states)
+        size = self.layers[0].workspace_size(batch.num_tokens, batch.num_seqs)  # all layers have one shape
+        workspace = arena.take((size,), torch.uint8)
+        for layer in self.layers[:-1]:
+            layer(hidden_states, batch, workspace)
+        if rows is None:
+            return self.layers[-1](hidden_states, batch, workspace)
+        rows_out = arena.take((batch.num_seqs, shape.hidden_size), torch.float32)
+        return self.layers[-1](hidden_states, batch, workspace, rows, rows_out)
+
+
+def tensor_names(prefix: str, family: Family, shape: EncoderShape) -> list[str]:
+    """Every tensor of the backbone."""
+    names = ["embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight"]
+    if shape.type_vocab_size:
+        names.append("embeddings.token_type_embeddings.weight")
+    if shape.task_type_vocab_size:
+        names.append("embeddings.task_type_embeddings.weight")
+    modules = ["embeddings.LayerNorm"]
+    if shape.embedding_size != shape.hidden_size:
+        modules.append("embeddings_project")
+    layer = family.layer
+    parts = [layer.query, layer.key, layer.value, layer.attn_out, layer.attn_norm]
+    parts += [layer.mlp_up, layer.mlp_down, layer.mlp_norm]
+    modules += [part.format(i) for i in range(shape.num_layers) for part in parts]
+    return [prefix + name for name in names + [f"{m}.{kind}" for m in modules for kind in ("weight", "bias")]]
+
+
+def _load_embeddings(weights: WeightMap, name: str, shape: EncoderShape, arithmetic: str) -> Embeddings:
+    def table(kind: str, rows: int) -> Tensor | None:
+        if rows == 0:
+            return None
+        stored = weights.take(f"{name}.{kind}_embeddings.weight", (rows, shape.embedding_size))
+        return in_dtype(stored, arithmetic)
+
+    word, position = table("word", shape.vocab_size), table("position", shape.max_positions)
+    assert word is not None and position is not None
+    return Embeddings(
+        word=word,
+        position=position,
+        token_type=table("token_type", shape.type_vocab_size),
+        task_type=table("task_type", shape.task_type_vocab_size),
+        norm=LayerNorm.load(weights, f"{name}.LayerNorm", shape.embedding_size, shape.epsilon),
+    )
+
+
+def _load_layer(
+    weights: WeightMap, prefix: str, index: int, names: LayerNames, shape: EncoderShape, arithmetic: str
+) -> EncoderLayer:
+    hidden, inner = shape.hidden_size, shape.intermediate_size
+
+    def linear(name: str, sizes: tuple[int, int]) -> Linear:
+        return Linear.load(weights, prefix + name.format(index), sizes, arithmetic)
+
+    def norm(name: str) -> LayerNorm:
+        return LayerNorm.load(weights, prefix + name.format(index), hidden, shape.epsilon)
+
+    qkv = [prefix + name.format(index) for name in (names.query, names.key, names.value)]
+    return EncoderLayer.fuse(
+        qkv=_stacked(weights, qkv, hidden, arithmetic),
+        attn_out=linear(names.attn_out, (hidden, hidden)),
+        attn_norm=norm(names.attn_norm),
+        mlp_up=linear(names.mlp_up, (inner, hidden)),
+        mlp_down=linear(names.mlp_down, (hidden, inner)),
+        mlp_norm=norm(names.mlp_norm),
+        activation=shape.activation,
+        num_heads=shape.num_heads,
+        softmax_scale=shape.head_dim**-0.5,
+    )
+
+
+def _stacked(weights: WeightMap, names: list[str], size: int, arithmetic: str) -> Any:
+    """One packed weight [len(names) * size, size] from square ones."""
+    import torch
+
+    weight = torch.cat([in_dtype(weights.take(f"{name}.weight", (size, size)), arithmetic) for name in names])
+    bias = torch.cat([float32(weights.take(f"{name}.bias", (size,))) for name in names])
+    return ops.pack_weight(weight, bias, arithmetic)

@@ -1,0 +1,140 @@
+"""What a family file states: sizes, tensor names, head. Pure data, so that a new family is one short file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from assay.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from assay.hf_config import HFConfig
+
+HIDDEN_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+"""config.json names of the MLP activation, and what `ops` calls them."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderShape:
+    """Sizes of an encoder, in the words of this package."""
+
+    vocab_size: int
+    hidden_size: int
+    embedding_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    max_positions: int
+    type_vocab_size: int
+    task_type_vocab_size: int
+    activation: str
+    epsilon: float
+    position_offset: int = 0
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens the position table has rows for."""
+        return self.max_positions - self.position_offset
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNames:
+    """Tensor names of one layer, without .weight and .bias; `{}` is the layer's number."""
+
+    query: str
+    key: str
+    value: str
+    attn_out: str
+    attn_norm: str
+    mlp_up: str
+    mlp_down: str
+    mlp_norm: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeadNames:
+    """Tensor names of the sequence-classification head; `{}` is the backbone's prefix."""
+
+    dense: str
+    dense_activation: str
+    classifier: str
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One row of the registry.
+
+    class_names: what transformers puts before ForSequenceClassification and the like. prefixes: where the backbone's
+    tensors may lie (or without any). other_heads: patterns of pretraining heads that a bare backbone may carry along.
+    ignored: patterns every checkpoint may carry along. `{}` in a pattern is the backbone's prefix.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    model_types: tuple[str, ...]
+    prefixes: tuple[str, ...]
+    shape: Callable[[HFConfig], EncoderShape]
+    layer: LayerNames
+    head: HeadNames
+    other_heads: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
+
+
+def bert_shape(config: HFConfig, *, position_offset: int = 0) -> EncoderShape:
+    """Read the keys BERT introduced and most families kept."""
+    refuse_unsupported(config)
+    hidden_size = config.require("hidden_size")
+    return EncoderShape(
+        vocab_size=config.require("vocab_size"),
+        hidden_size=hidden_size,
+        embedding_size=hidden_size,
+        num_layers=config.require("num_hidden_layers"),
+        num_heads=checked_heads(config.require("num_attention_heads"), hidden_size),
+        intermediate_size=config.require("intermediate_size"),
+        max_positions=config.get("max_position_embeddings", 512),
+        type_vocab_size=config.get("type_vocab_size", 2),
+        task_type_vocab_size=0,
+        activation=hidden_activation(config.get("hidden_act", "gelu")),
+        epsilon=float(config.get("layer_norm_eps", 1e-12)),
+        position_offset=position_offset,
+    )
+
+
+def refuse_unsupported(config: HFConfig) -> None:
+    """Raise UnsupportedModelError for config keys that change the computation in ways not implemented."""
+    if config.get("position_embedding_type", "absolute") not in ("absolute", None):
+        raise UnsupportedModelError("Only 'absolute' position_embedding_type is supported")
+    for key in ("is_decoder", "add_cross_attention"):
+        if config.get(key):
+            raise UnsupportedModelError(f"config.json: {key}=true (causal or cross attention) is not supported")
+    if config.get("pruned_heads"):
+        raise UnsupportedModelError("config.json: pruned_heads is not supported")
+    if config.get("quantization_config") is not None:
+        raise UnsupportedModelError("config.json: quantization_config is not supported")
+
+
+def checked_heads(num_heads: int, hidden_size: int) -> int:
+    """`num_heads`, where it divides the hidden size."""
+    if num_heads < 1 or hidden_size % num_heads:
+        raise UnsupportedModelError(f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_heads}")
+    return num_heads
+
+
+def hidden_activation(name: object) -> str:
+    """The `ops` name of an MLP activation; raises UnsupportedModelError."""
+    if not isinstance(name, str) or name not in HIDDEN_ACTIVATIONS:
+        raise UnsupportedModelError(f"hidden_act {name!r} is not supported; supported: {', '.join(HIDDEN_ACTIVATIONS)}")
+    return HIDDEN_ACTIVATIONS[name]

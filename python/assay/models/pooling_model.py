@@ -1,0 +1,182 @@
+"""A loaded model: the encoder, and per task a pooling and a head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from assay import ops
+from assay.arena import Arena
+from assay.models.registry import ALL_TOKENS
+from assay.pooler import ClassifierHead, normalized, pool
+from assay.tasks import SCORE_KINDS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from assay.batch import RaggedBatch
+    from assay.config import PoolerConfig
+    from assay.hf_config import HFConfig
+    from assay.models.encoder import Encoder
+    from assay.models.sentence_transformer import Dense
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingHead:
+    """Dense layers in order, then L2 normalisation where the row asks for it."""
+
+    dense: tuple[Dense, ...] = ()
+
+    def __call__(self, pooled: Tensor) -> Tensor:
+        """Embeddings [num_rows, embedding_size] before normalisation, of pooled [num_rows, hidden_size]."""
+        for layer in self.dense:
+            pooled = layer(pooled)
+        return pooled
+
+
+@dataclass(frozen=True, slots=True)
+class TaskHead:
+    """How one task reads the hidden states. pooling: modes of `pooler.pool`, or ALL_TOKENS."""
+
+    pooling: tuple[str, ...]
+    head: ClassifierHead | EmbeddingHead
+
+
+class PoolingModel:
+    """Runs ragged batches for one active task. Not thread safe: one compute thread owns it."""
+
+    def __init__(
+        self,
+        *,
+        architecture: str,
+        encoder: Encoder,
+        heads: dict[str, TaskHead],
+        task: str,
+        hf_config: HFConfig,
+        pooler_config: PoolerConfig,
+        dtype: str,
+        dtype_reason: str,
+        max_model_len: int,
+        max_model_len_source: str,
+        embedding_size: int,
+        max_batch_tokens: int,
+        max_batch_size: int,
+    ) -> None:
+        self.architecture = architecture
+        self.encoder = encoder
+        self.heads = heads
+        self.task = task
+        self.hf_config = hf_config
+        self.pooler_config = pooler_config
+        self.dtype = dtype
+        self.dtype_reason = dtype_reason
+        self.max_model_len = max_model_len
+        self.max_model_len_source = max_model_len_source
+        self.embedding_size = embedding_size
+        num_tokens = max(max_batch_tokens, encoder.shape.max_model_len)  # the longest sequence always fits
+        self._arena = Arena(self.arena_size(num_tokens, max_batch_size))
+
+    @property
+    def supported_tasks(self) -> tuple[str, ...]:
+        return tuple(self.heads)
+
+    @property
+    def num_labels(self) -> int:
+        return self.hf_config.num_labels
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        return self.hf_config.id2label
+
+    @property
+    def hidden_size(self) -> int:
+        return self.encoder.shape.hidden_size
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the word table: a token id must be below it."""
+        return self.encoder.shape.vocab_size
+
+    @property
+    def position_offset(self) -> int:
+        """What `pack` adds to every position."""
+        return self.encoder.shape.position_offset
+
+    @property
+    def default_use_activation(self) -> bool:
+        """What a request that leaves use_activation None gets."""
+        return self.pooler_config.use_activation is not False
+
+    @property
+    def pooling(self) -> str:
+        """The pooling of the active task, in words."""
+        return "+".join(self.heads[self.task].pooling)
+
+    @property
+    def activation_name(self) -> str:
+        """What `use_activation` switches, in words."""
+        head = self.heads[self.task].head
+        return head.activation.name if isinstance(head, ClassifierHead) else "normalize"
+
+    @property
+    def score_kind(self) -> str | None:
+        """How pairs are scored under the active task; None where they cannot be."""
+        return SCORE_KINDS.get(self.task)
+
+    @property
+    def arithmetic(self) -> str:
+        """How products are computed here, in words."""
+        kind = "bfloat16" if self.dtype == "bfloat16" else "float32"
+        return str(ops.cpu_module().arithmetic_name(kind))
+
+    def arena_size(self, num_tokens: int, num_seqs: int) -> int:
+        """Bytes of working memory for batches up to this size."""
+        return self.encoder.arena_size(num_tokens, num_seqs)
+
+    def run(
+        self, batch: RaggedBatch, use_activation: list[bool], dimensions: list[int | None] | None = None
+    ) -> list[Tensor]:
+        """One float32 tensor per sequence: classify [num_labels], embed [size], token tasks [num_tokens, ...].
+
+        use_activation and dimensions hold one entry per sequence. Raises ValueError for an empty sequence.
+        """
+        import torch
+
+        if batch.num_seqs == 0:
+            return []
+        lengths = batch.seqlens()
+        if min(lengths) == 0:
+            raise ValueError(f"sequence {lengths.index(0)} of the batch is empty: there is nothing to pool")
+        self._arena.reset()
+        task = self.heads[self.task]
+        is_per_token = task.pooling == ALL_TOKENS
+        rows = self.encoder(batch, self._arena) if is_per_token else self._pooled(batch, task.pooling)
+        if isinstance(task.head, EmbeddingHead):
+            counts = lengths if is_per_token else [1] * batch.num_seqs
+            results = _finished(task.head(rows), counts, use_activation, dimensions)
+            return results if is_per_token else [result[0] for result in results]
+        flags = torch.tensor(use_activation, dtype=torch.uint8)
+        if not is_per_token:
+            return list(task.head(rows, flags).unbind(0))
+        return list(task.head(rows, flags.repeat_interleave(batch.cu_seqlens.diff())).split_with_sizes(lengths))
+
+    def _pooled(self, batch: RaggedBatch, modes: tuple[str, ...]) -> Tensor:
+        if modes == ("cls",):
+            return self.encoder(batch, self._arena, batch.cu_seqlens[:-1])
+        if modes == ("last_token",):
+            return self.encoder(batch, self._arena, batch.cu_seqlens[1:] - 1)
+        return pool(self.encoder(batch, self._arena), batch, modes)
+
+
+def _finished(
+    rows: Tensor, lengths: list[int], use_activation: list[bool], dimensions: list[int | None] | None
+) -> list[Tensor]:
+    """Every sequence's rows cut to its dimensions and normalised where its flag is set; never views of the arena."""
+    sizes = dimensions or [None] * len(lengths)
+    if all(use_activation) and not any(sizes):
+        return list(normalized(rows).split_with_sizes(lengths))
+    results = []
+    for part, size, flag in zip(rows.split_with_sizes(lengths), sizes, use_activation, strict=True):
+        short = part[:, :size]
+        results.append(normalized(short) if flag else short.clone())
+    return results

@@ -1,0 +1,199 @@
+"""From hidden states to results: which task, which pooling, which activation, and the classification head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from assay import ops
+from assay.errors import ConfigError
+from assay.layers import HEAD_ARITHMETIC, Linear
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from assay.batch import RaggedBatch
+    from assay.config import PoolerConfig
+    from assay.hf_config import HFConfig
+    from assay.weights import WeightMap
+
+TASK_ORDER = ("embed&token_classify", "embed", "classify", "token_embed", "token_classify", "plugin")
+"""The first supported one is active unless PoolerConfig.task or a token-classification architecture says otherwise."""
+
+SEQ_POOLING = {"CLS": "cls", "LAST": "last_token", "MEAN": "mean"}
+"""PoolerConfig's names of what `ops.pool` calls a pooling."""
+
+_DECLARED_BY_PROBLEM_TYPE = {"regression": "identity", "multi_label_classification": "sigmoid"}
+_TORCH_MODULES = "torch.nn.modules."
+_RESTRICTED = "Loading of activation functions is restricted to torch.nn.modules for security reasons"
+
+
+def active_task(config: PoolerConfig, supported: tuple[str, ...], architecture: str) -> str:
+    """The one task the model runs; raises RuntimeError where PoolerConfig.task is not among `supported`."""
+    if config.task is not None:
+        if config.task not in supported:
+            raise RuntimeError(f"Unsupported task: {config.task!r} Supported tasks: {supported}")
+        return config.task
+    if "token_classify" in supported and "ForTokenClassification" in architecture:
+        return "token_classify"
+    return next(task for task in TASK_ORDER if task in supported)
+
+
+def seq_pooling(config: PoolerConfig, default: tuple[str, ...]) -> tuple[str, ...]:
+    """The pooling modes of a sequence task: PoolerConfig's, else `default`; raises ConfigError for STEP pooling."""
+    if config.tok_pooling_type == "STEP":
+        raise ConfigError("tok_pooling_type='STEP' needs a process reward model; this architecture pools ALL tokens")
+    return default if config.seq_pooling_type is None else (SEQ_POOLING[config.seq_pooling_type],)
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """What turns logits into scores. `kernel` is a name of ops.HEAD_ACTIVATIONS; `module` follows it where set."""
+
+    name: str
+    source: str
+    kernel: str
+    module: Any = None
+
+
+def resolve_activation(hf_config: HFConfig, config: PoolerConfig, num_labels: int) -> Activation:
+    """PoolerConfig.activation, else problem_type, else what sentence-transformers declared, else by the label count.
+
+    Raises ValueError for a class outside torch.nn.modules.
+    """
+    if config.activation is not None:
+        return _named(config.activation, "PoolerConfig.activation")
+    problem_type = hf_config.problem_type
+    by_count = "sigmoid" if num_labels < 2 else "softmax"
+    if problem_type in _DECLARED_BY_PROBLEM_TYPE:
+        name = _DECLARED_BY_PROBLEM_TYPE[problem_type]
+        return Activation(name, f"problem_type {problem_type!r}", name)
+    if problem_type == "single_label_classification":
+        return Activation(by_count, f"problem_type {problem_type!r}", by_count)
+    declared, source = declared_activation(hf_config)
+    if declared is None:
+        return Activation(by_count, f"default for {num_labels} label{'s' if num_labels != 1 else ''}", by_count)
+    activation = _named(declared, source)
+    if activation.name not in ("sigmoid", "softmax"):
+        return activation
+    if activation.name != by_count:
+        source += f" declares {activation.name}, read as {by_count} for {num_labels} labels"
+    return Activation(by_count, source, by_count)
+
+
+def declared_activation(hf_config: HFConfig) -> tuple[str | None, str]:
+    """The class path sentence-transformers wrote into the config, and the key it stood under."""
+    nested = hf_config.get("sentence_transformers")
+    if isinstance(nested, dict) and nested.get("activation_fn") is not None:
+        return str(nested["activation_fn"]), "sentence_transformers.activation_fn"
+    old = hf_config.get("sbert_ce_default_activation_function")
+    return (None if old is None else str(old)), "sbert_ce_default_activation_function"
+
+
+def _named(name: str, source: str) -> Activation:
+    if name in ops.HEAD_ACTIVATIONS:
+        return Activation(name, source, name)
+    if not name.startswith(_TORCH_MODULES):
+        raise ConfigError(_RESTRICTED)
+    from torch import nn
+
+    path, _, kind = name.rpartition(".")
+    module_class = getattr(nn, kind, None)
+    if not isinstance(module_class, type) or not issubclass(module_class, nn.Module) or module_class.__module__ != path:
+        raise ConfigError(f"{source}: torch.nn has no module {name}")
+    known = {"Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "softmax"}.get(kind)
+    if known is not None:
+        return Activation(known, source, known)
+    try:
+        return Activation(kind, source, "identity", module_class().eval())
+    except TypeError as err:
+        raise ConfigError(f"{source}: {name} cannot be made without arguments: {err}") from err
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifierHead:
+    """[dense + its activation] -> classifier -> (logits - mean) / sigma -> activation where the row asks for it."""
+
+    dense: Linear | None
+    dense_activation: str
+    classifier: Linear
+    activation: Activation
+    logit_mean: float | None = None
+    logit_sigma: float | None = None
+
+    @classmethod
+    def load(
+        cls,
+        weights: WeightMap,
+        *,
+        dense: str | None,
+        dense_activation: str,
+        classifier: str,
+        hidden_size: int,
+        num_labels: int,
+        activation: Activation,
+        config: PoolerConfig,
+    ) -> ClassifierHead:
+        """Take the head's tensors by name, in float32."""
+        square = (hidden_size, hidden_size)
+        return cls(
+            dense=None if dense is None else Linear.load(weights, dense, square, HEAD_ARITHMETIC),
+            dense_activation=dense_activation,
+            classifier=Linear.load(weights, classifier, (num_labels, hidden_size), HEAD_ARITHMETIC),
+            activation=activation,
+            logit_mean=config.logit_mean,
+            logit_sigma=config.logit_sigma,
+        )
+
+    def __call__(self, pooled: Tensor, use_activation: Tensor) -> Tensor:
+        """Scores [num_rows, num_labels] of pooled [num_rows, hidden_size]; use_activation uint8 [num_rows]."""
+        import torch
+
+        out = ops.classifier_head(
+            pooled,
+            self.classifier.packed,
+            use_activation * ops.HEAD_ACTIVATIONS[self.activation.kernel],
+            dense=None if self.dense is None else self.dense.packed,
+            dense_activation=self.dense_activation,
+            logit_mean=self.logit_mean,
+            logit_sigma=self.logit_sigma,
+        )
+        if self.activation.module is None:
+            return out
+        with torch.inference_mode():
+            return torch.where(use_activation.bool().unsqueeze(1), self.activation.module(out), out)
+
+
+def pool(hidden_states: Tensor, batch: RaggedBatch, modes: tuple[str, ...]) -> Tensor:
+    """hidden_states [num_tokens, hidden_size] -> [num_seqs, len(modes) * hidden_size], modes side by side."""
+    import torch
+
+    parts = [_pool_one(hidden_states, batch, mode) for mode in modes]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _pool_one(hidden_states: Tensor, batch: RaggedBatch, mode: str) -> Tensor:
+    import torch
+
+    if mode in ("cls", "last_token", "mean"):
+        return ops.pool(hidden_states, batch.cu_seqlens, mode)
+    lengths = batch.cu_seqlens.diff().to(torch.float32).unsqueeze(1)
+    if mode == "mean_sqrt_len_tokens":
+        return ops.pool(hidden_states, batch.cu_seqlens, "mean") * lengths.sqrt()
+    if mode == "max":
+        return torch.stack([rows.amax(dim=0) for rows in hidden_states.split_with_sizes(batch.seqlens())])
+    if mode == "weightedmean":  # token i weighs i + 1; the mean of weighted rows lacks the factor n / (1 + ... + n)
+        weights = torch.cat([torch.arange(1, n + 1, dtype=torch.float32) for n in batch.seqlens()])
+        return ops.pool(hidden_states * weights.unsqueeze(1), batch.cu_seqlens, "mean") * (2.0 / (lengths + 1.0))
+    raise ConfigError(f"unknown pooling mode {mode!r}")
+
+
+def normalized(rows: Tensor) -> Tensor:
+    """A new tensor: rows [num_rows, size] divided by their L2 norms."""
+    import numpy as np
+    import torch
+
+    wide = rows.numpy().astype(np.float64)
+    # float64 in numpy's fixed pairwise order: the same bits in any batch and at any thread count
+    norms = np.sqrt(np.add.reduce(wide * wide, axis=1, keepdims=True))
+    return torch.from_numpy((wide / np.maximum(norms, 1e-12)).astype(np.float32))

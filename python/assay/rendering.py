@@ -1,0 +1,147 @@
+"""Prompts of one call to checked sequences: tokenise, truncate, pad, then refuse what the model cannot take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from assay.batch import Sequence
+from assay.errors import ConfigError, ValidationError
+
+if TYPE_CHECKING:
+    from assay.tokenize_options import TokenizeOptions
+    from assay.tokenizer import Tokenizer
+
+Renderable: TypeAlias = "str | tuple[str, str] | list[int]"
+"""A text, a text pair or token ids."""
+
+
+class Renderer:
+    """Turns prompts into sequences for one model. Stateless, so any number of threads may call it."""
+
+    def __init__(self, tokenizer: Tokenizer | None, vocab_size: int, type_vocab_size: int) -> None:
+        self.tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._type_vocab_size = type_vocab_size
+        self._checks_text_ids = tokenizer is not None and tokenizer.max_token_id >= vocab_size
+
+    def render(
+        self,
+        prompts: list[Renderable],
+        options: TokenizeOptions,
+        first_ones: list[int | None] | None = None,
+        first_index: int = 0,
+    ) -> list[Sequence]:
+        """One sequence per prompt. Raises ValidationError with a note that names the prompt (first_index + position).
+
+        first_ones: per prompt, the index of the first token of type 1 (compressed_token_type_ids), or None.
+        """
+        sequences = self._encode(prompts, options)
+        for position, sequence in enumerate(sequences):
+            try:
+                is_text = not isinstance(prompts[position], list)
+                sequence = self._sized(sequence, options, is_text)
+                if first_ones is not None and first_ones[position] is not None:
+                    sequence = self._with_types(sequence, first_ones[position])
+            except ValidationError as err:
+                if first_index + len(prompts) > 1:
+                    err.add_note(f"in prompts[{first_index + position}]")
+                raise
+            sequences[position] = sequence
+        return sequences
+
+    def _encode(self, prompts: list[Renderable], options: TokenizeOptions) -> list[Sequence]:
+        """Sequences before padding and checks; all texts go through the tokenizer at once."""
+        texts = [prompt for prompt in prompts if not isinstance(prompt, list)]
+        if not texts:
+            return [Sequence(prompt) for prompt in prompts if isinstance(prompt, list)]
+        if self.tokenizer is None:
+            raise ValidationError("You cannot pass text prompts when `skip_tokenizer_init=True`")
+        if options.do_lower_case is not None:
+            texts = [self._lowered(text, options.do_lower_case) for text in texts]
+        if options.truncate_to is None:
+            limit = options.max_length * self.tokenizer.max_chars_per_token
+            for text in texts:
+                _check_characters(text, limit, options.max_length)
+        encoded = self.tokenizer.encode_batch(
+            texts,
+            add_special_tokens=options.add_special_tokens,
+            max_length=options.max_length,
+            truncation_side=options.truncation_side,
+            truncate_to=options.truncate_to,
+        )
+        if len(encoded) == len(prompts):
+            return encoded
+        results = iter(encoded)
+        return [Sequence(prompt) if isinstance(prompt, list) else next(results) for prompt in prompts]
+
+    def _lowered(self, text: str | tuple[str, str], lower: bool) -> str | tuple[str, str]:
+        assert self.tokenizer is not None
+        if not lower:
+            if self.tokenizer.do_lower_case:
+                raise ValidationError("do_lower_case=False cannot undo the do_lower_case of the model folder")
+            return text
+        return text.lower() if isinstance(text, str) else (text[0].lower(), text[1].lower())
+
+    def _sized(self, sequence: Sequence, options: TokenizeOptions, is_text: bool) -> Sequence:
+        ids = sequence.input_ids
+        if not is_text and options.truncate_to is not None and len(ids) > options.truncate_to:
+            start = len(ids) - options.truncate_to if options.truncation_side == "left" else 0
+            ids = ids[start : start + options.truncate_to]
+            sequence = Sequence(ids)
+        if not ids:
+            raise ValidationError("The decoder prompt cannot be empty")
+        if len(ids) > options.max_length:
+            raise ValidationError(
+                f"This model's maximum context length is {options.max_length} tokens. However, your prompt contains "
+                f"{len(ids)} input tokens, which exceeds this limit even without any output tokens. "
+                f"Please reduce the length of the input prompt.",
+                parameter="input_tokens",
+                value=len(ids),
+            )
+        if not is_text or self._checks_text_ids:
+            self._check_ids(ids)
+        if options.pad_to is not None and options.pad_to > len(ids):
+            sequence = self._padded(sequence, options.pad_to)
+        return sequence
+
+    def _check_ids(self, ids: list[int]) -> None:
+        if min(ids) >= 0 and max(ids) < self._vocab_size:
+            return
+        wrong = next(token_id for token_id in ids if not 0 <= token_id < self._vocab_size)
+        raise ValidationError(f"Token id {wrong} is out of vocabulary")
+
+    def _padded(self, sequence: Sequence, length: int) -> Sequence:
+        if self.tokenizer is None:
+            raise ValidationError("Cannot pad tokens when `skip_tokenizer_init=True`")
+        if self.tokenizer.pad_token_id is None:
+            raise ConfigError("the tokenizer has no pad token: padding is not possible")
+        missing = length - len(sequence)
+        types = sequence.token_type_ids
+        return Sequence(
+            sequence.input_ids + [self.tokenizer.pad_token_id] * missing, types and types + types[-1:] * missing
+        )
+
+    def _with_types(self, sequence: Sequence, first_one: int | None) -> Sequence:
+        size = len(sequence)
+        if isinstance(first_one, bool) or not isinstance(first_one, int) or first_one < 0:
+            raise ValidationError(f"compressed_token_type_ids must be a non-negative integer, got {first_one!r}")
+        if first_one >= size:
+            return Sequence(sequence.input_ids)
+        if self._type_vocab_size < 2:
+            raise ValidationError(
+                f"compressed_token_type_ids={first_one} needs token type 1, the model has {self._type_vocab_size} types"
+            )
+        return Sequence(sequence.input_ids, [0] * first_one + [1] * (size - first_one))
+
+
+def _check_characters(text: str | tuple[str, str], limit: int, max_length: int) -> None:
+    """Refuse a text too long for any tokenisation to fit, before spending time on it."""
+    size = len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
+    if size > limit:
+        raise ValidationError(
+            f"This model's maximum context length is {max_length} tokens. However, your prompt contains {size} "
+            f"characters (more than {limit} characters, which is the upper bound for {max_length} input tokens). "
+            f"Please reduce the length of the input prompt.",
+            parameter="input_text",
+            value=size,
+        )

@@ -1,0 +1,250 @@
+"""Text to token ids: the model's Hugging Face tokenizer, its Rust backend called directly.
+
+The backend is never reconfigured after loading (truncation is done here, on finished encodings), so any number of
+threads may encode at once; it releases the GIL while it works.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from assay.batch import Sequence
+from assay.errors import ConfigError, UnsupportedModelError, ValidationError
+from assay.files import sentence_config
+
+if TYPE_CHECKING:
+    from assay.files import ModelFiles
+    from assay.hf_config import HFConfig
+
+    Text = str | tuple[str, str]
+
+_UNSET_LENGTH = 10**9
+"""transformers stores about 1e30 where a tokenizer has no model_max_length."""
+
+
+class Tokenizer:
+    """Encodes single texts and pairs; `hf` is the transformers tokenizer it stands on."""
+
+    def __init__(self, hf: Any, *, do_lower_case: bool = False) -> None:
+        backend = getattr(hf, "backend_tokenizer", None)
+        if backend is None:
+            raise UnsupportedModelError(
+                f"tokenizer {type(hf).__name__} has no fast (Rust) backend: save it as tokenizer.json first"
+            )
+        self.hf = hf
+        self._backend = backend
+        backend.no_truncation()
+        backend.no_padding()
+        if do_lower_case:
+            _lower_first(backend)
+        self.do_lower_case = do_lower_case
+        self._has_types = "token_type_ids" in hf.model_input_names
+        self._num_added = {pair: backend.num_special_tokens_to_add(pair) for pair in (False, True)}
+
+    @classmethod
+    def from_files(
+        cls,
+        files: ModelFiles,
+        hf_config: HFConfig | None = None,
+        tokenizer: str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+    ) -> Tokenizer:
+        """The tokenizer of the model folder, or another one by name or folder; raises ConfigError where none loads."""
+        del hf_config  # transformers reads the model type from the folder itself
+        from transformers import AutoTokenizer
+
+        source = str(files.folder) if tokenizer is None else tokenizer
+        try:
+            hf = AutoTokenizer.from_pretrained(
+                source,
+                revision=None if tokenizer is None else revision,
+                token=token,
+                local_files_only=tokenizer is None,
+                trust_remote_code=False,
+            )
+        except (OSError, ValueError, KeyError, ImportError, TypeError) as err:
+            raise ConfigError(f"tokenizer {source!r} cannot be loaded: {err}") from err
+        if len(hf) <= len(set(hf.all_special_ids)):  # transformers makes an empty one up where files are missing
+            raise ConfigError(f"tokenizer {source!r} has no vocabulary: its files are missing")
+        return cls(hf, do_lower_case=bool(sentence_config(files.folder).get("do_lower_case", False)))
+
+    @property
+    def pad_token_id(self) -> int | None:
+        value: int | None = self.hf.pad_token_id
+        return value
+
+    @property
+    def model_max_length(self) -> int | None:
+        """The tokenizer's own length limit, None where it states none."""
+        limit = self.hf.model_max_length
+        return None if limit is None or limit >= _UNSET_LENGTH else int(limit)
+
+    @property
+    def truncation_side(self) -> str:
+        """The side the tokenizer cuts when the caller names none."""
+        return str(self.hf.truncation_side)
+
+    @functools.cached_property
+    def max_token_id(self) -> int:
+        """The largest id the tokenizer can give."""
+        return max(self._vocab.values(), default=-1)
+
+    @functools.cached_property
+    def max_chars_per_token(self) -> int:
+        """Characters of the longest vocabulary entry: an upper bound on text per token."""
+        return max(map(len, self._vocab), default=1)
+
+    @functools.cached_property
+    def _vocab(self) -> dict[str, int]:
+        vocab: dict[str, int] = self._backend.get_vocab(with_added_tokens=True)
+        return vocab
+
+    def num_special_tokens(self, *, is_pair: bool) -> int:
+        """How many special tokens an encoding carries."""
+        return int(self._num_added[is_pair])
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool = False) -> str:
+        """Text of token ids."""
+        return str(self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens))
+
+    def encode_batch(
+        self,
+        texts: list[Text],
+        *,
+        add_special_tokens: bool = True,
+        max_length: int | None = None,
+        truncation_side: str | None = None,
+        truncate_to: int | None = None,
+    ) -> list[Sequence]:
+        """Token ids of texts and (text, text_pair) tuples, equal to the transformers tokenizer's.
+
+        truncate_to: keep that many tokens; None keeps all, however long. Without truncation_side the cut is the
+        tokenizer's own (special tokens survive, the longer text of a pair loses first); with "left" or "right" the
+        finished ids are sliced. max_length: the model's limit, which bounds the text looked at before such a slice.
+        """
+        if truncation_side not in (None, "left", "right"):
+            raise ValidationError(
+                "`truncation_side` must be either 'left' or 'right'.", "truncation_side", truncation_side
+            )
+        if truncate_to is not None and truncation_side is not None and max_length is not None:
+            limit = max_length * self.max_chars_per_token
+            texts = [_trimmed(text, limit, truncation_side) for text in texts]
+        encodings = self._encode(texts, add_special_tokens)
+        sequences = []
+        for text, encoding in zip(texts, encodings, strict=True):
+            is_pair = not isinstance(text, str)
+            ids: list[int] = encoding.ids
+            types: list[int] | None = encoding.type_ids if self._has_types and is_pair else None
+            if truncate_to is not None and len(ids) > truncate_to:
+                if truncation_side is None:
+                    pieces = self._pieces(encoding, truncate_to, self._num_added[is_pair] if add_special_tokens else 0)
+                else:
+                    pieces = [_end(0, len(ids), truncate_to, truncation_side)]
+                ids = [token for piece in pieces for token in ids[piece]]
+                types = None if types is None else [kind for piece in pieces for kind in types[piece]]
+            sequences.append(Sequence(ids, _checked_types(types)))
+        return sequences
+
+    def _encode(self, texts: list[Text], add_special_tokens: bool) -> list[Any]:
+        try:
+            encodings: list[Any] = self._backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
+        except TypeError:
+            for text in texts:
+                _check_text(text)
+            raise
+        return encodings
+
+    def _pieces(self, encoding: Any, length: int, num_added: int) -> list[slice]:
+        """What to keep of an encoding so that `length` tokens remain, cut the way the tokenizer itself cuts."""
+        size = len(encoding.ids)
+        side = self.truncation_side
+        if length < num_added:
+            return [_end(0, size, length, side)]
+        owners: list[int | None] = encoding.sequence_ids
+        spans = [_span(owners, which) for which in (0, 1)]
+        lengths = [stop - start for start, stop in spans]
+        keep = _longest_first(lengths[0], lengths[1], length - (size - sum(lengths)))
+        pieces, done = [], 0
+        for (start, stop), count in zip(spans, keep, strict=True):
+            if start == stop:
+                continue
+            pieces += [slice(done, start), _end(start, stop, count, side)]
+            done = stop
+        return [*pieces, slice(done, size)]
+
+
+def _longest_first(first: int, second: int, budget: int) -> tuple[int, int]:
+    """Tokens kept of each text: the longer one gives first, and an odd token goes to the second (or the longer)."""
+    short, long = sorted((first, second))
+    if first + second <= budget:
+        return first, second
+    if 2 * short <= budget:
+        long = budget - short
+    else:
+        short = budget // 2
+        long = budget - short
+    return (long, short) if first > second else (short, long)
+
+
+def _span(owners: list[int | None], which: int) -> tuple[int, int]:
+    """Start and stop of the tokens of one text; an absent or empty text gives an empty span."""
+    count = owners.count(which)
+    start = owners.index(which) if count else 0
+    return start, start + count
+
+
+def _end(start: int, stop: int, count: int, side: str) -> slice:
+    """`count` items of a span, cut on `side`."""
+    count = min(count, stop - start)
+    return slice(start, start + count) if side == "right" else slice(stop - count, stop)
+
+
+def _trimmed(text: Text, limit: int, side: str) -> Text:
+    if not isinstance(text, str) or len(text) <= limit:
+        return text
+    return text[:limit] if side == "right" else text[len(text) - limit :]
+
+
+def _checked_types(types: list[int] | None) -> list[int] | None:
+    """Token types as one block of ones after one of zeros; None where all are zero."""
+    if types is None or not any(types):
+        return None
+    ones = types.count(1)
+    if any(types[: len(types) - ones]) or types.count(0) + ones != len(types):
+        raise ValueError("Token type ids are expected to be a sequence of zeros followed by a sequence of ones")
+    return types
+
+
+def _check_text(text: Any) -> None:
+    """Raise the ValidationError that explains why the backend refused a text."""
+    for part in (text,) if isinstance(text, str) else tuple(text):
+        if not isinstance(part, str):
+            raise ValidationError(f"a prompt must be a string or a pair of them, got {type(part).__name__}", "prompt")
+        try:
+            part.encode("utf-8")
+        except UnicodeEncodeError as err:
+            raise ValidationError(
+                f"the prompt is not valid Unicode: lone surrogate U+{ord(part[err.start]):04X} at index {err.start}",
+                "prompt",
+            ) from None
+
+
+def _lower_first(backend: Any) -> None:
+    """Lower-case the text before anything else, unless the tokenizer lower-cases already."""
+    from tokenizers import normalizers
+
+    def lowers(normalizer: Any) -> bool:
+        if isinstance(normalizer, normalizers.Sequence):
+            parts: Any = normalizer
+            return any(lowers(part) for part in parts)
+        if isinstance(normalizer, normalizers.BertNormalizer):
+            return bool(normalizer.lowercase)
+        return isinstance(normalizer, normalizers.Lowercase)
+
+    current = backend.normalizer
+    if lowers(current):
+        return
+    rest = [] if current is None else [current]
+    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])

@@ -1,0 +1,101 @@
+"""Plain torch versions of the kernels, in the dtype of their inputs: float64 gives the exact answer, float32 the error
+that a straightforward implementation makes. And what every kernel test shares: lengths, poison, the error budget."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+RAGGED_LENGTHS = [
+    [1],
+    [16],
+    [7, 1, 64],
+    [15, 16, 17],
+    [31, 32, 33, 2],
+    [1, 1, 1, 1, 1, 1, 1, 1, 1],
+    [513],
+    [300, 1, 47, 128, 33, 700],
+]
+"""Sequence lengths around the tile sizes; tests of kernels where empty sequences are legal add zeros."""
+
+ROUNDING = 2.0**-22
+"""Two float32 rounding steps: the floor of every budget, relative to the largest value."""
+
+ACTIVATIONS = {
+    "none": lambda x: x,
+    "gelu": lambda x: 0.5 * x * (1 + torch.erf(x / math.sqrt(2))),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "relu": torch.relu,
+    "silu": lambda x: x * torch.sigmoid(x),
+    "tanh": torch.tanh,
+}
+
+
+def cu_seqlens(lengths: list[int]) -> Tensor:
+    """[num_seqs + 1] int32, starting at 0."""
+    return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+
+
+def poisoned(*shape: int, device: str = "cpu") -> Tensor:
+    """An output full of NaN: an element that the kernel forgets shows."""
+    return torch.full(shape, math.nan, device=device)
+
+
+def max_err(ours: Tensor, exact: Tensor) -> float:
+    """The largest absolute difference; NaN anywhere gives NaN, which fails every comparison."""
+    return float((ours.double() - exact.double()).abs().max()) if exact.numel() else 0.0
+
+
+def budget(base: Tensor, exact: Tensor, depth: int = 0) -> float:
+    """Twice the error of the plain float32 implementation, plus the rounding floor.
+
+    `depth` is the number of terms of a product inside: summed one by one they round as a random walk does.
+    """
+    if exact.numel() == 0:
+        return 0.0
+    floor = ROUNDING * (1 + depth**0.5 / 8)
+    return 2 * max_err(base, exact) + floor * max(1.0, exact.abs().max().item())
+
+
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor | None, epsilon: float, residual: Tensor | None = None
+) -> Tensor:
+    """x [num_rows, hidden_size]; two-pass variance."""
+    x = x if residual is None else x + residual
+    centered = x - x.mean(-1, keepdim=True)
+    normed = centered / (centered.square().mean(-1, keepdim=True) + epsilon).sqrt()
+    return normed * weight if bias is None else normed * weight + bias
+
+
+def embed(ids: list[Tensor], tables: list[Tensor]) -> Tensor:
+    """The sum of tables[i][ids[i]], in order."""
+    total = tables[0][ids[0].long()]
+    for index, table in zip(ids[1:], tables[1:], strict=True):
+        total = total + table[index.long()]
+    return total
+
+
+def pool(hidden_states: Tensor, lengths: list[int], pooling: str) -> Tensor:
+    """[num_tokens, hidden_size] -> [num_seqs, hidden_size]."""
+    pick = {"cls": lambda seq: seq[0], "last_token": lambda seq: seq[-1], "mean": lambda seq: seq.mean(0)}[pooling]
+    return torch.stack([pick(seq) for seq in hidden_states.split(lengths)])
+
+
+def classifier_head(
+    pooled: Tensor,
+    classifier: tuple[Tensor, Tensor],
+    row_activations: list[str],
+    dense: tuple[Tensor, Tensor] | None = None,
+    dense_activation: str = "tanh",
+    logit_mean: float = 0.0,
+    logit_sigma: float = 1.0,
+) -> Tensor:
+    """pooled [num_rows, hidden_size], (weight, bias) pairs -> [num_rows, num_labels]."""
+    if dense is not None:
+        pooled = ACTIVATIONS[dense_activation](pooled @ dense[0].T + dense[1])
+    logits = (pooled @ classifier[0].T + classifier[1] - logit_mean) / logit_sigma
+    finish = {"identity": lambda row: row, "sigmoid": torch.sigmoid, "softmax": lambda row: row.softmax(-1)}
+    rows = [finish[name](row) for name, row in zip(row_activations, logits, strict=True)]
+    return torch.stack(rows) if rows else logits

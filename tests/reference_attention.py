@@ -1,0 +1,42 @@
+"""Plain torch attention over ragged sequences, in a dtype of choice: float64 gives the exact answer, the inputs' own
+dtype the error that a straightforward implementation makes.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    cu_seqlens_k: Tensor,
+    *,
+    is_causal: bool = False,
+    softmax_scale: float | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """q [num_tokens, num_heads, head_dim], k, v [num_k_tokens, num_kv_heads, head_dim] -> the shape of q, in dtype."""
+    scale = q.shape[2] ** -0.5 if softmax_scale is None else softmax_scale
+    group = q.shape[1] // k.shape[1]
+    out = torch.zeros(q.shape, dtype=dtype)
+    bounds = zip(pairwise(cu_seqlens.tolist()), pairwise(cu_seqlens_k.tolist()), strict=True)
+    for (q_start, q_stop), (k_start, k_stop) in bounds:
+        if q_start == q_stop or k_start == k_stop:
+            continue
+        queries = q[q_start:q_stop].to(dtype).transpose(0, 1)
+        keys, values = (x[k_start:k_stop].to(dtype).repeat_interleave(group, dim=1).transpose(0, 1) for x in (k, v))
+        scores = queries @ keys.transpose(1, 2) * scale
+        if is_causal:
+            last_visible = torch.arange(q_stop - q_start)[:, None] + (k_stop - k_start) - (q_stop - q_start)
+            scores = scores.masked_fill(torch.arange(k_stop - k_start) > last_visible, -math.inf)
+        # A row that sees no key has only -inf scores, whose softmax is NaN: its output is zero.
+        probs = scores.softmax(-1).masked_fill(scores.isneginf().all(-1, keepdim=True), 0)
+        out[q_start:q_stop] = (probs @ values).transpose(0, 1)
+    return out

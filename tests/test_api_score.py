@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import llms
+import tiny_models
+from assay import PoolerConfig, PoolingParams, ScoringRequestOutput, ValidationError
+
+QUERY = "how long does the battery last"
+DOCS = [text for text in tiny_models.single_texts() if 0 < len(text) < 90][:40]
+OFF = PoolingParams(use_activation=False)
+
+
+@pytest.fixture(scope="module")
+def ranker() -> Any:
+    return llms.shared(num_labels=1)
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Any:
+    return llms.shared(llms.MODEL)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return llms.reference(num_labels=1)[1]
+
+
+def scores(outputs: list[ScoringRequestOutput]) -> list[float]:
+    return [output.outputs.score for output in outputs]
+
+
+def expected(query: str, doc: str, family: str = "Bert") -> torch.Tensor:
+    return llms.logits(query, doc, num_labels=1, family=family)
+
+
+def test_one_query_many_documents(ranker: Any, tokenizer: Any) -> None:
+    outputs = ranker.score(QUERY, DOCS, use_tqdm=False)
+    assert all(isinstance(output, ScoringRequestOutput) for output in outputs)
+    for doc, output in zip(DOCS, outputs, strict=True):
+        assert output.prompt_token_ids == tokenizer(QUERY, doc)["input_ids"]
+        assert llms.close(output.outputs.score, expected(QUERY, doc).sigmoid()[0])
+    ids = [int(output.request_id) for output in outputs]
+    assert ids == list(range(ids[0], ids[0] + len(DOCS)))
+
+
+def test_pairings_agree(ranker: Any) -> None:
+    many = scores(ranker.score(QUERY, DOCS))
+    assert scores(ranker.score([QUERY], DOCS)) == many
+    assert scores(ranker.score([QUERY] * len(DOCS), DOCS)) == many
+    assert scores(ranker.score(QUERY, DOCS[3])) == [many[3]]
+    parts = {"content": [{"type": "text", "text": QUERY}]}
+    assert scores(ranker.score(parts, [{"content": doc} for doc in DOCS])) == many
+
+
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_every_family_encodes_pairs_like_its_tokenizer(family: str) -> None:
+    llm = llms.shared(num_labels=1, family=family)
+    tokenizer = llms.reference(num_labels=1, family=family)[1]
+    outputs = llm.score(QUERY, DOCS[:12], pooling_params=OFF)
+    for doc, output in zip(DOCS, outputs, strict=False):
+        assert output.prompt_token_ids == tokenizer(QUERY, doc)["input_ids"]
+        assert llms.close(output.outputs.score, expected(QUERY, doc, family)[0])
+
+
+def test_use_activation(ranker: Any) -> None:
+    on, off = scores(ranker.score(QUERY, DOCS)), scores(ranker.score(QUERY, DOCS, pooling_params=OFF))
+    assert llms.close(torch.tensor(off).sigmoid(), torch.tensor(on))
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "message"),
+    [
+        (["a", "b"], "c", "Input lengths must be either 1:1, 1:N or N:N"),
+        (["a", "b"], ["c", "d", "e"], "Input lengths must be either 1:1, 1:N or N:N"),
+        ([], "c", "At least one text element must be given"),
+        ("a", [], "At least one text_pair element must be given"),
+        (
+            {"content": [{"type": "image_url", "image_url": {"url": "x"}}]},
+            "c",
+            "MultiModalParam is not supported for BertForSequenceClassification",
+        ),
+    ],
+)
+def test_wrong_inputs(ranker: Any, left: Any, right: Any, message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ranker.score(left, right)
+    assert str(caught.value) == message
+
+
+def test_params_are_one_object_left_alone(ranker: Any) -> None:
+    params = PoolingParams(extra_kwargs={"max_tokens_per_doc": 3})
+    before = params.clone()
+    ranker.score(QUERY, DOCS, pooling_params=params)
+    assert params == before
+    with pytest.raises(ValueError) as caught:
+        ranker.score("a", "b", pooling_params=PoolingParams(task="embed"))
+    assert str(caught.value) == "You cannot overwrite pooling_params.task='embed' with pooling_task='classify'!"
+    with pytest.raises(ValidationError, match="score takes one PoolingParams for all pairs, got list"):
+        ranker.score("a", "b", pooling_params=[OFF])
+
+
+def test_too_long_and_truncation(ranker: Any, tokenizer: Any) -> None:
+    long = "battery " * 100
+    with pytest.raises(ValidationError, match="Please reduce the length of the input prompt"):
+        ranker.score(long, long)
+    with pytest.raises(ValidationError, match="Please request a smaller truncation size"):
+        ranker.score(long, long, truncate_prompt_tokens=129)
+    for keep in (12, 57, 128, -1):
+        (output,) = ranker.score(long, QUERY, tokenization_kwargs={"truncate_prompt_tokens": keep})
+        size = 128 if keep == -1 else keep
+        theirs = tokenizer(long, QUERY, truncation="longest_first", max_length=size)
+        assert output.prompt_token_ids == theirs["input_ids"]
+        model, _ = llms.reference(num_labels=1)
+        with torch.no_grad():
+            logits = model(**theirs.convert_to_tensors("pt", prepend_batch_axis=True)).logits[0]
+        assert llms.close(output.outputs.score, logits.sigmoid()[0])
+
+
+def test_token_limits(ranker: Any, tokenizer: Any) -> None:
+    long = "how long does the battery last when it is cold and who will replace it"
+    sizes = {}
+    for name, keys in {
+        "none": [],
+        "query": ["max_tokens_per_query"],
+        "doc": ["max_tokens_per_doc"],
+        "both": ["max_tokens_per_query", "max_tokens_per_doc"],
+    }.items():
+        params = PoolingParams(extra_kwargs=dict.fromkeys(keys, 10))
+        (output,) = ranker.score(long, long, pooling_params=params)
+        sizes[name] = len(output.prompt_token_ids)
+    content = len(tokenizer(long, add_special_tokens=False)["input_ids"])
+    assert sizes == {"none": 2 * content + 3, "query": content + 13, "doc": content + 13, "both": 23}
+    for value, message in (
+        (-1, "must be a non-negative integer"),
+        (128, r"\(128\) must be less than max_model_len \(128\)\."),
+    ):
+        with pytest.raises(ValueError, match=f"max_tokens_per_doc {message}"):
+            ranker.score("a", "b", pooling_params=PoolingParams(extra_kwargs={"max_tokens_per_doc": value}))
+
+
+def test_truncation_below_the_document_limit_cuts_the_document(ranker: Any, tokenizer: Any) -> None:
+    long = "battery " * 60
+    params = PoolingParams(extra_kwargs={"max_tokens_per_doc": 40})
+    (output,) = ranker.score(QUERY, long, pooling_params=params, truncate_prompt_tokens=30)
+    theirs = tokenizer(QUERY, long, truncation="only_second", max_length=30)
+    assert output.prompt_token_ids == theirs["input_ids"]
+
+
+def test_without_separator_the_texts_are_joined(tokenizer: Any) -> None:
+    for overrides in ({"use_sep_token": False}, {"use_pad_token": False, "use_sep_token": True}):
+        with llms.load(num_labels=1, hf_overrides=overrides) as llm:
+            wide = PoolingParams(extra_kwargs={"max_tokens_per_doc": 100})
+            outputs = llm.score(QUERY, DOCS[:5])
+            assert scores(llm.score(QUERY, DOCS[:5], pooling_params=wide)) == scores(outputs), "the limit does not bind"
+            for doc, output in zip(DOCS, outputs, strict=False):
+                assert output.prompt_token_ids == tokenizer(QUERY + doc)["input_ids"]
+                assert llms.close(output.outputs.score, llms.logits(QUERY + doc, num_labels=1).sigmoid()[0])
+
+
+def test_templates_are_refused_for_now(ranker: Any) -> None:
+    with pytest.raises(ValueError, match="chat_template"):
+        ranker.score("a", "b", chat_template="{{ messages }}")
+
+
+def test_token_classifiers_do_not_score() -> None:
+    with pytest.raises(ValueError, match=r"^This model does not support the Scoring API\.$"):
+        llms.shared(llms.TOKENS).score("a", "b")
+
+
+# ---- embedding models ----------------------------------------------------------------------------------------------
+
+
+def vectors(texts: list[str]) -> torch.Tensor:
+    model, tokenizer = llms.reference(llms.MODEL)
+    rows = []
+    for text in texts:
+        with torch.no_grad():
+            rows.append(model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, 0])
+    return torch.stack(rows)
+
+
+def test_embeddings(embedder: Any) -> None:
+    assert embedder.pooling_task == "embed"
+    outputs = embedder.embed(DOCS)
+    raw = vectors(DOCS)
+    assert llms.close([output.outputs.embedding for output in outputs], torch.nn.functional.normalize(raw))
+    assert outputs[0].outputs.hidden_size == 96
+    plain = embedder.embed(DOCS, pooling_params=OFF)
+    assert llms.close([output.outputs.embedding for output in plain], raw)
+    with pytest.raises(ValueError, match="Classification API is not supported by this model"):
+        embedder.classify("a")
+
+
+def test_embeddings_score_by_cosine(embedder: Any) -> None:
+    tokenizer = llms.reference(llms.MODEL)[1]
+    outputs = embedder.score(QUERY, DOCS)
+    cosine = torch.nn.functional.cosine_similarity(vectors([QUERY]), vectors(DOCS))
+    assert llms.close(scores(outputs), cosine)
+    first = outputs[0]
+    query, doc = tokenizer(QUERY)["input_ids"], tokenizer(DOCS[0])["input_ids"]
+    assert first.prompt_token_ids == [*query, tokenizer.pad_token_id, *doc]
+    left, right = first.request_id.split("_")
+    assert int(right) == int(left) + 1
+    assert outputs[1].request_id == f"{left}_{int(right) + 1}"
+    assert scores(embedder.score([QUERY] * 3, DOCS[:3])) == scores(outputs)[:3]
+
+
+def test_embedding_scores_have_the_same_errors_and_limits(embedder: Any) -> None:
+    with pytest.raises(ValidationError, match=r"^Input lengths must be either 1:1, 1:N or N:N$"):
+        embedder.score(["a", "b"], "c")
+    params = PoolingParams(extra_kwargs={"max_tokens_per_doc": 3, "max_tokens_per_query": 2})
+    (output,) = embedder.score(QUERY, QUERY, pooling_params=params)
+    assert len(output.prompt_token_ids) == 2 + 2 + 1 + 3 + 2
+    (output,) = embedder.score(QUERY, {"content": QUERY}, pooling_params=params)
+    whole = llms.reference(llms.MODEL)[1](QUERY)["input_ids"]
+    assert output.prompt_token_ids[-len(whole) :] == whole, "content parts are not cut"
+
+
+def test_late_interaction() -> None:
+    with llms.load(llms.MODEL, pooler_config=PoolerConfig(task="token_embed")) as llm:
+        query, doc = (output.outputs.data for output in llm.encode([QUERY, DOCS[4]], pooling_task="token_embed"))
+        (output,) = llm.score(QUERY, DOCS[4])
+        assert output.outputs.score == pytest.approx((query @ doc.T).max(dim=1).values.sum().item(), rel=1e-5)

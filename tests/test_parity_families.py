@@ -1,0 +1,68 @@
+"""Every family against transformers: token ids, token types, and logits in float32 and bfloat16 on every ISA."""
+
+from __future__ import annotations
+
+import pytest
+
+from assay.batch import Sequence
+from parity import (
+    checkpoint,
+    float32_budget,
+    load,
+    max_error,
+    mean_error,
+    mean_tau,
+    reference,
+    run,
+    tokenizer,
+)
+from tiny_models import FAMILIES, all_inputs
+
+HEADS = ("ForSequenceClassification", "ForTokenClassification")
+MAX_LENGTH = 128
+STRIDE = {"scalar": 5, "amx_emulated": 5}
+"""Slow paths run every fifth input."""
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_token_ids_and_types_equal_transformers(name, tmp_path_factory):
+    folder = checkpoint(tmp_path_factory, name, HEADS[0])
+    expected = reference(folder, name, HEADS[0], MAX_LENGTH)
+    assert len(expected.inputs) >= 200
+    sequences = tokenizer(folder).encode_batch(all_inputs(), truncate_to=MAX_LENGTH, max_length=MAX_LENGTH)
+    assert [s.input_ids for s in sequences] == expected.ids
+    assert [s.token_type_ids or [0] * len(s) for s in sequences] == expected.types
+    lengths = {len(s) for s in sequences}
+    assert MAX_LENGTH in lengths and min(lengths) <= 3
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_float32_logits_match_transformers(name, head, isa, tmp_path_factory):
+    folder = checkpoint(tmp_path_factory, name, head)
+    expected = reference(folder, name, head, MAX_LENGTH)
+    step = STRIDE.get(isa, 1)
+    model = load(folder)
+    assert model.dtype == "float32"
+    ours = run(model, _sequences(expected)[::step])
+    exact = expected.float32[::step]
+    assert max_error(ours, exact) <= float32_budget(exact)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_bfloat16_logits_are_as_close_as_transformers_bfloat16(name, head, isa, tmp_path_factory):
+    folder = checkpoint(tmp_path_factory, name, head)
+    expected = reference(folder, name, head, MAX_LENGTH)
+    step = STRIDE.get(isa, 1)
+    exact, theirs = expected.float32[::step], expected.bfloat16[::step]
+    ours = run(load(folder, dtype="bfloat16"), _sequences(expected)[::step])
+    assert max_error(ours, exact) <= 1.1 * max_error(expected.bfloat16, expected.float32)
+    assert mean_error(ours, exact) <= 1.1 * mean_error(theirs, exact)
+    assert mean_tau(ours, exact) >= min(0.99, mean_tau(theirs, exact))
+
+
+def _sequences(expected):
+    return [
+        Sequence(ids, types if any(types) else None) for ids, types in zip(expected.ids, expected.types, strict=True)
+    ]

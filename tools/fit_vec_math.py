@@ -1,0 +1,131 @@
+"""Fit the polynomials of csrc/cpu/vec_math.h; prints C++ constants and the error that float32 evaluation reaches.
+
+    python tools/fit_vec_math.py
+
+exp(r) = 1 + r + r^2 q(r) on |r| <= ln(2)/2; erf(z) = z p(u), u = z^2 * kErfScale - 1 in [-1, 1], on |z| <= kErfMax.
+Both are minimax fits of the relative error, found by Lawson's iteration: a least-squares fit in the Chebyshev basis
+whose weights grow where the error is large. Only numpy is needed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.polynomial import chebyshev
+
+EXP_DEGREE = 4  # of q: total degree 6
+ERF_DEGREE = 15
+ERF_MAX = 3.875  # 1 - erf is 4e-8 here, below one float32 step; exact in binary
+
+
+def lawson_fit(u: np.ndarray, target: np.ndarray, weight: np.ndarray, degree: int, rounds: int = 80) -> np.ndarray:
+    """Monomial coefficients, lowest first, of the polynomial in u that minimises max |weight * (p(u) - target)|."""
+    basis = chebyshev.chebvander(u, degree)
+    lawson = np.ones_like(u)
+    best, best_error = np.zeros(degree + 1), math.inf
+    for _ in range(rounds):
+        scale = np.sqrt(lawson) * weight
+        coefficients = np.linalg.lstsq(basis * scale[:, None], target * scale, rcond=None)[0]
+        error = np.abs(weight * (basis @ coefficients - target))
+        if error.max() < best_error:
+            best, best_error = coefficients, error.max()
+        lawson *= error / error.max() + 1e-3
+        lawson /= lawson.mean()
+    return np.asarray(chebyshev.cheb2poly(best))
+
+
+def rounded_fit(u: np.ndarray, target: np.ndarray, weight: np.ndarray, degree: int) -> np.ndarray:
+    """lawson_fit with float32 coefficients: each is rounded in turn and the higher ones are fitted to what remains."""
+    terms = np.zeros(degree + 1, dtype=np.float32)
+    rest = target.copy()
+    for k in range(degree + 1):
+        power = u**k
+        terms[k] = lawson_fit(u, rest / power, weight * np.abs(power), degree - k)[0]
+        rest -= float(terms[k]) * power
+    return terms
+
+
+def nodes(n: int = 1500) -> np.ndarray:
+    """Chebyshev nodes: dense at the ends, where the error of a fit peaks."""
+    return np.asarray(np.cos(np.pi * (np.arange(n) + 0.5) / n))
+
+
+def fit_exp() -> np.ndarray:
+    """q, lowest power first. (exp(r) - 1 - r) / r^2 is summed as a series: the closed form cancels near 0."""
+    half = math.log(2) / 2 * 1.001
+    u = nodes()
+    r = u * half
+    q = sum(r**k / math.factorial(k + 2) for k in range(16))
+    return rounded_fit(r, np.asarray(q), r**2 / np.exp(r), EXP_DEGREE)
+
+
+def fit_erf() -> np.ndarray:
+    """p, lowest power of u first."""
+    u = nodes()
+    z = np.sqrt((u + 1) / 2) * ERF_MAX
+    erf = np.array([math.erf(value) for value in z])
+    return rounded_fit(u, erf / z, z / erf, ERF_DEGREE)
+
+
+def horner32(coefficients: np.ndarray, x: np.ndarray, *, fma: bool) -> np.ndarray:
+    """Float32 evaluation, each step rounded once (fma) or twice (the portable path)."""
+    total = np.full_like(x, np.float32(coefficients[-1]))
+    for c in coefficients[-2::-1]:
+        if fma:  # the product of two float32 is exact in float64
+            total = (total.astype(np.float64) * x + np.float64(np.float32(c))).astype(np.float32)
+        else:
+            total = total * x + np.float32(c)
+    return total
+
+
+def erf32(coefficients: np.ndarray, z: np.ndarray, *, fma: bool) -> np.ndarray:
+    """vec_erf in numpy."""
+    scale = np.float32(2 / ERF_MAX**2)
+    square = z * z
+    u = (square.astype(np.float64) * scale - 1).astype(np.float32) if fma else square * scale - np.float32(1)
+    return z * horner32(coefficients, u, fma=fma)
+
+
+def pin_end(coefficients: np.ndarray) -> np.ndarray:
+    """Nudge the two lowest terms by ulps until erf(kErfMax) is exactly 1 with and without FMA.
+
+    gelu(x) = x/2 (1 + erf) would otherwise leave a residue that grows with |x| where the true value is 0.
+    """
+    end = np.array([ERF_MAX], dtype=np.float32)
+    for steps in sorted(range(-8, 9), key=abs):
+        for first in sorted(range(-8, 9), key=abs):
+            trial = coefficients.copy()
+            trial[0] += steps * np.spacing(trial[0])
+            trial[1] += first * np.spacing(trial[1])
+            if all(erf32(trial, end, fma=fma)[0] == 1 for fma in (False, True)):
+                return np.asarray(trial)
+    raise RuntimeError("no nearby coefficients give erf(kErfMax) = 1")
+
+
+def show(name: str, coefficients: np.ndarray) -> None:
+    """Print one C++ array."""
+    lines = ", ".join(f"{c:.9e}f" for c in coefficients.astype(np.float32))
+    print(f"constexpr float {name}[] = {{{lines}}};")
+
+
+def main() -> None:
+    """Fit, print, measure."""
+    q, p = fit_exp(), pin_end(fit_erf())
+    show("kExpTerms", q)
+    show("kErfTerms", p)
+    print(f"constexpr float kErfMax = {ERF_MAX}f, kErfScale = {np.float32(2 / ERF_MAX**2):.9e}f;")
+
+    r = np.linspace(-0.34657, 0.34657, 200001).astype(np.float32)
+    z = np.linspace(1e-6, ERF_MAX, 200001).astype(np.float32)
+    exp64 = np.exp(r.astype(np.float64))
+    erf64 = np.array([math.erf(float(value)) for value in z])
+    for fma in (True, False):
+        exp_error = np.abs((np.float32(1) + (r + r * r * horner32(q, r, fma=fma))) / exp64 - 1)
+        erf_error = np.abs(erf32(p, z, fma=fma) - erf64)
+        print(f"// fma {fma}: exp on the reduced range {exp_error.max():.2e} relative")
+        print(f"// fma {fma}: erf {erf_error.max():.2e} absolute, {(erf_error / erf64).max():.2e} relative")
+
+
+if __name__ == "__main__":
+    main()
