@@ -17,6 +17,7 @@ ISA_FLAGS = (
 ).split()
 PACKAGES = "assay torch transformers sentence-transformers tokenizers onnxruntime onnx openvino numpy".split()
 GEMM_SIZE = 2048
+PEAK_ARITHMETICS = ("float32", "bfloat16")
 COPY_BYTES = 256 << 20
 
 
@@ -80,11 +81,11 @@ def best_time(fn: Callable[[], object], clock: Callable[[], float], repeat: int 
 
 
 def limits(num_threads: int, clock: Callable[[], float]) -> dict[str, float | None]:
-    """Large torch.mm in GFLOP/s, copy bandwidth (read + write) in GB/s, FMA peak where assay can measure it."""
+    """Large torch.mm in GFLOP/s, copy bandwidth (read + write) in GB/s, multiply-add peaks where assay is built."""
     import torch
 
     torch.set_num_threads(num_threads)
-    result: dict[str, float | None] = {"fma_peak_gflops": fma_peak_gflops(num_threads)}
+    result = peaks(num_threads)
     for dtype in (torch.float32, torch.bfloat16):
         a, b = (torch.randn(GEMM_SIZE, GEMM_SIZE).to(dtype) for _ in range(2))
         out = torch.empty(GEMM_SIZE, GEMM_SIZE, dtype=dtype)
@@ -96,14 +97,14 @@ def limits(num_threads: int, clock: Callable[[], float]) -> dict[str, float | No
     return result
 
 
-def fma_peak_gflops(num_threads: int) -> float | None:
-    """float32 FMA peak as measured by assay's own loop, where this build has one."""
+def peaks(num_threads: int) -> dict[str, float | None]:
+    """Multiply-add peaks on registers alone, by assay's own loops; None where assay is not built."""
     try:
         from assay import _cpu
     except ImportError:
-        return None
-    peak_flops = getattr(_cpu, "peak_flops", None)
-    return None if peak_flops is None else float(peak_flops(num_threads)) / 1e9
+        return {f"{arithmetic}_peak_gflops": None for arithmetic in PEAK_ARITHMETICS}
+    _cpu.set_num_threads(num_threads)
+    return {f"{arithmetic}_peak_gflops": _cpu.peak_flops(arithmetic) / 1e9 for arithmetic in PEAK_ARITHMETICS}
 
 
 class ForeignLoad:

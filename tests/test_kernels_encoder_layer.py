@@ -48,9 +48,7 @@ class Weights:
         size = ops.encoder_layer_workspace_size(self.layer, hidden_states.shape[0], len(seqlens))
         workspace = aligned_bytes(size)
         rows_out = None if rows is None else torch.full((len(seqlens), self.hidden), float("nan"))
-        out = ops.encoder_layer(
-            hidden_states.clone(), cu_seqlens, max(seqlens), self.layer, workspace, rows, rows_out
-        )
+        out = ops.encoder_layer(hidden_states.clone(), cu_seqlens, max(seqlens), self.layer, workspace, rows, rows_out)
         return out
 
     def from_parts(self, hidden_states: torch.Tensor, seqlens: list[int], inner_dtype: torch.dtype) -> torch.Tensor:
@@ -110,9 +108,9 @@ def test_encoder_layer_equals_its_parts(isa: str, arithmetic: str, threads: int,
     weights = Weights(arithmetic)
     for seqlens in (SEQLENS, [5], [1], [40]):
         x = make_input(seqlens)
-        assert torch.equal(
-            weights.fused(x, seqlens), weights.from_parts(x, seqlens, inner_dtype(isa, arithmetic))
-        ), seqlens
+        assert torch.equal(weights.fused(x, seqlens), weights.from_parts(x, seqlens, inner_dtype(isa, arithmetic))), (
+            seqlens
+        )
 
 
 def test_encoder_layer_matches_float64(isa: str) -> None:
@@ -143,9 +141,7 @@ def test_encoder_layer_is_batch_invariant(isa: str, arithmetic: str, restore_thr
 
 @pytest.mark.parametrize("hidden", [HIDDEN, 120])  # 120 is no whole number of weight panels
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
-def test_encoder_layer_rows_equal_the_full_layer(
-    isa: str, arithmetic: str, hidden: int, restore_threads: None
-) -> None:
+def test_encoder_layer_rows_equal_the_full_layer(isa: str, arithmetic: str, hidden: int, restore_threads: None) -> None:
     weights = Weights(arithmetic, hidden=hidden)
     x = make_input(SEQLENS, hidden)
     cu_seqlens = cumulative(SEQLENS)

@@ -22,6 +22,8 @@ HEADS = ("ForSequenceClassification", "ForTokenClassification")
 MAX_LENGTH = 128
 STRIDE = {"scalar": 5, "amx_emulated": 5}
 """Slow paths run every fifth input."""
+TAU_STEP = 0.004
+"""Two swapped neighbours among 46 inputs: how coarse tau is on a slow path."""
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -59,7 +61,7 @@ def test_bfloat16_logits_are_as_close_as_transformers_bfloat16(name, head, isa, 
     ours = run(load(folder, dtype="bfloat16"), _sequences(expected)[::step])
     assert max_error(ours, exact) <= 1.1 * max_error(expected.bfloat16, expected.float32)
     assert mean_error(ours, exact) <= 1.1 * mean_error(theirs, exact)
-    assert mean_tau(ours, exact) >= min(0.99, mean_tau(theirs, exact))
+    assert mean_tau(ours, exact) >= min(0.99, mean_tau(theirs, exact)) - TAU_STEP
 
 
 def _sequences(expected):

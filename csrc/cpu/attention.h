@@ -255,6 +255,7 @@ inline std::size_t attention_scratch_size(const AttentionParams& p) {
 
 // One phase of a parallel region: threads claim the items of `list` until none is left. No barrier at the end.
 inline void attention_region(const AttentionParams& p, ThreadContext& context, int list, void* scratch) {
+  if (p.num_seqs == 0) return;
   if (p.dtype == DType::kFloat32) {
     attention_items<Float32Operand>(p, context, list, static_cast<float*>(scratch));
   } else {
@@ -263,7 +264,6 @@ inline void attention_region(const AttentionParams& p, ThreadContext& context, i
 }
 
 void attention(const AttentionParams& params, ThreadPool& pool) {
-  if (params.num_seqs == 0) return;
   pool.run(
       [](void* state, ThreadContext& context) {
         attention_region(*static_cast<const AttentionParams*>(state), context, 0, context.scratch());

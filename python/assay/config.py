@@ -137,7 +137,7 @@ class EngineConfig:
     tokenizer_threads: how many prompt chunks are tokenised at once.
     """
 
-    max_batch_tokens: int = 16384
+    max_batch_tokens: int = 4096
     max_batch_size: int = 256
     lookahead: int = 64
     num_threads: int | None = None

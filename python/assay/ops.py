@@ -99,8 +99,8 @@ def embed(
     """LayerNorm of the sum of embedding rows -> [num_tokens, hidden_size] float32.
 
     Ids are int32 [num_tokens]; tables are [rows, hidden_size], all float32 or all bfloat16; an absent table is None,
-    absent token_type_ids mean row 0, task_type_embeddings gives row 0 to every token (ERNIE). norm_weight None skips the
-    LayerNorm. Raises ValueError for an id outside its table.
+    absent token_type_ids mean row 0, task_type_embeddings gives row 0 to every token (ERNIE). norm_weight None skips
+    the LayerNorm. Raises ValueError for an id outside its table.
     """
     import torch
 
@@ -152,10 +152,10 @@ def attention_varlen(
 ) -> Tensor:
     """Softmax(q k^T * softmax_scale) v for every sequence -> [num_tokens, num_heads, head_dim].
 
-    q [num_tokens, num_heads, head_dim], k and v [num_k_tokens, num_kv_heads, head_dim], float32 or bfloat16 alike; token
-    strides are free, heads are contiguous. cu_seqlens int32 [num_seqs + 1] on the CPU; cu_seqlens_k defaults to it.
-    Empty sequences are legal. is_causal: query i sees keys j <= i + (seqlen_k - seqlen_q). softmax_scale defaults to
-    head_dim ** -0.5.
+    q [num_tokens, num_heads, head_dim], k and v [num_k_tokens, num_kv_heads, head_dim], float32 or bfloat16 alike;
+    token strides are free, heads are contiguous. cu_seqlens int32 [num_seqs + 1] on the CPU; cu_seqlens_k defaults
+    to it. Empty sequences are legal. is_causal: query i sees keys j <= i + (seqlen_k - seqlen_q). softmax_scale
+    defaults to head_dim ** -0.5.
     """
     if out is None:
         out = _empty(tuple(q.shape), q)
@@ -190,11 +190,11 @@ def classifier_head(
     logit_sigma: float | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """[dense + dense_activation] -> classifier -> (logits - mean) / sigma -> activation per row -> [num_rows, num_labels].
+    """[dense + dense_activation] -> classifier -> (logits - mean) / sigma -> activation per row.
 
-    pooled [num_rows, hidden_size] float32; classifier and dense are PackedWeights of arithmetic "float32_fma";
-    row_activations uint8 [num_rows] of HEAD_ACTIVATIONS codes. float32 throughout. The order of operations is that of
-    vLLM's pooling head (affine before activation, applied even to identity rows).
+    Returns [num_rows, num_labels]. pooled [num_rows, hidden_size] float32; classifier and dense are PackedWeights of
+    arithmetic "float32_fma"; row_activations uint8 [num_rows] of HEAD_ACTIVATIONS codes. float32 throughout. The
+    order of operations is that of vLLM's pooling head (affine before activation, applied even to identity rows).
     """
     import torch
 
@@ -243,7 +243,7 @@ def set_num_threads(num_threads: int) -> None:
 
 
 def num_threads() -> int:
-    """Threads the kernels use: `set_num_threads`, else min(affinity, cgroup quota, ASSAY_NUM_THREADS or OMP_NUM_THREADS)."""
+    """Threads in use: `set_num_threads`, else ASSAY_NUM_THREADS, else min(affinity, cgroup quota, OMP_NUM_THREADS)."""
     count: int = cpu_module().num_threads()
     return count
 

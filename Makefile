@@ -1,0 +1,68 @@
+# Targets: demo, test, lint, bench, clean. Everything is installed into $(VENV), nothing outside the checkout changes.
+# TORCH names the torch build to install first, e.g. make demo TORCH="torch --index-url <your CPU or CUDA wheel index>".
+
+VENV ?= .venv
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+SOURCES := pyproject.toml README.md CMakeLists.txt \
+  $(shell find csrc cmake python -type f ! -name '*.so' ! -name '*.pyc' 2>/dev/null)
+CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
+
+.PHONY: help demo test lint bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo    classify and rank sample texts with the bundled demo model"
+	@echo "make test    run the tests"
+	@echo "make lint    ruff, mypy --strict, clang-format"
+	@echo "make bench   measure reranking against other engines (installs them)"
+	@echo "make clean   remove build output and $(VENV)"
+
+# One stamp per set of packages: a second run is quick, a changed source file installs the package again.
+$(VENV)/.torch:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "assay needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing $(TORCH)"
+	$(PIP) install $(TORCH)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch $(SOURCES)
+	@echo "building and installing assay"
+	$(PIP) install ".[demo]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch $(SOURCES)
+	@echo "building and installing assay with the development tools"
+	$(PIP) install ".[demo,dev]"
+	@touch $@ $(VENV)/.demo
+
+$(VENV)/.bench: $(VENV)/.demo
+	@echo "installing the engines to compare with"
+	$(PIP) install ".[demo,bench]"
+	@touch $@
+
+demo: $(VENV)/.demo
+	@echo; echo '$$ assay classify --model demo demo/sample_texts.txt'
+	@$(BIN)/assay classify --model demo demo/sample_texts.txt
+	@echo; echo "$$ assay rerank --model demo --query 'How do I reset a forgotten password?' demo/documents.txt"
+	@$(BIN)/assay rerank --model demo --query 'How do I reset a forgotten password?' demo/documents.txt
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+
+bench: $(VENV)/.bench
+	$(BIN)/python bench/bench_rerank.py
+
+clean:
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache $(VENV)
+	find python tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
