@@ -17,7 +17,7 @@ ISA_FLAGS = (
 ).split()
 PACKAGES = "assay torch transformers sentence-transformers tokenizers onnxruntime onnx openvino numpy".split()
 GEMM_SIZE = 2048
-PEAK_ARITHMETICS = ("float32", "bfloat16")
+PEAK_ARITHMETICS = ("float32_fma", "bfloat16")
 COPY_BYTES = 256 << 20
 
 

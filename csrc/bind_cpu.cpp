@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <chrono>
+#include <cmath>
 #include <string>
 
 #include "bind_tensor.h"
@@ -216,6 +217,8 @@ void bind_attention(py::handle q, py::handle k, py::handle v, py::handle cu_seql
   ASSAY_CHECK(lengths_q.shape[0] == lengths_k.shape[0], "cu_seqlens_k must have ", lengths_q.shape[0], " entries, got ",
               lengths_k.shape[0]);
   ASSAY_CHECK(max_seqlen_q >= longest_q, "max_seqlen must be >= ", longest_q, ", got ", max_seqlen_q);
+  ASSAY_CHECK(std::isfinite(softmax_scale) && softmax_scale > 0, "softmax_scale must be finite and > 0, got ",
+              softmax_scale);
   ASSAY_CHECK(max_seqlen_k >= longest_k, "max_seqlen_k must be >= ", longest_k, ", got ", max_seqlen_k);
   launch(active_table().attention, AttentionParams{.q = query.data,
                                                    .k = key.data,
@@ -318,6 +321,8 @@ std::shared_ptr<EncoderLayerWeights> make_encoder_layer(PackedWeightPtr qkv, Pac
       copy_floats(mlp_norm_weight, "mlp_norm_weight"), copy_floats(mlp_norm_bias, "mlp_norm_bias"), epsilon,
       by_name(kActivations, activation, "activation"), num_heads, softmax_scale});
   layer->check();
+  ASSAY_CHECK(std::isfinite(softmax_scale) && softmax_scale > 0, "softmax_scale must be finite and > 0, got ",
+              softmax_scale);
   const std::int64_t head_dim = layer->hidden_size() / num_heads;
   ASSAY_CHECK(head_dim >= 8 && head_dim <= 256 && head_dim % 8 == 0,
               "head_dim must be a multiple of 8 from 8 to 256, got ", head_dim);

@@ -213,3 +213,10 @@ def test_attention_keeps_a_bad_sequence_to_itself(isa: str, is_causal: bool, dty
 
 def test_attention_takes_no_sequences(isa: str) -> None:
     assert run(make_case([])).shape == (0, 2, 32)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, math.inf, math.nan])
+def test_attention_refuses_a_wrong_scale(scale: float) -> None:
+    q = torch.zeros(3, 1, 8)
+    with pytest.raises(ValueError, match="softmax_scale must be finite and > 0"):
+        ops.attention_varlen(q, q, q, torch.tensor([0, 3], dtype=torch.int32), 3, softmax_scale=scale)
