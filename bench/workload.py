@@ -79,8 +79,15 @@ def pair_seqlens(tokenizer: Any, query: str, documents: list[str]) -> list[int]:
 
 
 def useful_flops(config: Any, seqlens: list[int]) -> float:
-    """Multiply-adds x 2 of the encoder layers for these sequences without padding; heads and norms are left out."""
-    hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    dense = 2.0 * (4 * hidden * hidden + 2 * hidden * inner) * sum(seqlens)
-    attention = 4.0 * hidden * sum(n * n for n in seqlens)
-    return float(layers * (dense + attention))
+    """Multiply-adds x 2 that the logits depend on: encoder layers without padding, heads and norms left out.
+
+    The head reads one row per sequence, so the last layer needs keys and values of every token but only one row of
+    the rest. An engine that computes the whole last layer does more than this.
+    """
+    hidden, inner, num_layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    num_tokens, num_seqs = sum(seqlens), len(seqlens)
+    keys_values = 4.0 * hidden * hidden
+    other_dense = 4.0 * hidden * hidden + 4.0 * hidden * inner
+    full_layer = (keys_values + other_dense) * num_tokens + 4.0 * hidden * sum(n * n for n in seqlens)
+    last_layer = keys_values * num_tokens + other_dense * num_seqs + 4.0 * hidden * num_tokens
+    return float((num_layers - 1) * full_layer + last_layer)

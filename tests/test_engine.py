@@ -104,13 +104,60 @@ def test_one_compute_thread_serves_many_callers(engine: Engine) -> None:
     assert problems == []
 
 
-def test_compute_stays_on_one_thread() -> None:
+def test_bulk_work_computes_on_one_thread_that_is_not_the_caller() -> None:
     engine, model = make_engine()
     with engine:
-        values(engine, [[1]])
         values(engine, ["x"] * 200)
     assert len(model.threads) == 1
     assert threading.get_ident() not in model.threads
+
+
+def test_a_few_prompts_are_computed_by_the_caller_where_the_model_is_free() -> None:
+    engine, model = make_engine(max_batch_size=2)
+    with engine:
+        assert values(engine, [[1], [2], [3, 4]]) == [expected([1]), expected([2]), expected([3, 4])]
+    assert model.threads == {threading.get_ident()}
+    assert model.batch_sizes == [2, 1]
+
+
+def test_a_few_prompts_queue_where_the_model_is_busy() -> None:
+    engine, model = make_engine()
+    model.gate = threading.Event()
+    with engine:
+        first = engine.submit(Sequence([1]))
+        assert model.started.wait(30)
+        timer = threading.Timer(0.2, model.gate.set)
+        timer.start()
+        assert values(engine, [[5]]) == [expected([5])]
+        assert first.result(30) is not None
+    assert threading.get_ident() not in model.threads
+
+
+def test_the_model_runs_on_one_thread_at_a_time() -> None:
+    running, most = 0, 0
+    guard = threading.Lock()
+
+    class CountingModel(FakeModel):
+        def run(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
+            nonlocal running, most
+            with guard:
+                running += 1
+                most = max(most, running)
+            time.sleep(0.001)
+            try:
+                return super().run(*args, **kwargs)
+            finally:
+                with guard:
+                    running -= 1
+
+    engine, _ = make_engine(CountingModel())
+    with engine:
+        threads = [threading.Thread(target=lambda n=n: values(engine, [[1]] * n)) for n in (1, 2, 50, 1, 3) * 4]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert most == 1
 
 
 def test_tokenisation_overlaps_compute() -> None:

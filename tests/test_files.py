@@ -52,6 +52,24 @@ def test_revision_by_tag_and_by_commit_and_the_bin_fallback(hub_cache):
         assert [path.name for path in files.weight_files()] == ["pytorch_model.bin"]
 
 
+def test_a_check_of_a_hub_model_asks_for_no_weights(hub_cache, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+    fetch = huggingface_hub.snapshot_download
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda *args, allow_patterns, **kwargs: (
+            asked.extend(allow_patterns) or fetch(*args, allow_patterns=allow_patterns, **kwargs)
+        ),
+    )
+    assert resolve_model("someone/tiny", weights=False).is_partial
+    assert asked and not any("safetensors" in pattern or "bin" in pattern for pattern in asked)
+    assert not resolve_model("someone/tiny").is_partial
+    assert "*.safetensors" in asked
+
+
 def test_what_is_not_cached_says_so_offline(hub_cache):
     with pytest.raises(ConfigError, match="not in the local Hub cache and offline mode is on"):
         resolve_model("someone/other")

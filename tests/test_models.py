@@ -159,8 +159,8 @@ def test_the_arena_hands_out_aligned_views():
 
 
 def test_pack_lays_sequences_end_to_end():
-    batch = pack([Sequence([7, 8, 9]), Sequence([5], [0]), Sequence([]), Sequence([1, 2], [0, 1])], position_offset=2)
-    assert batch.input_ids.tolist() == [7, 8, 9, 5, 1, 2]
+    batch = pack([Sequence([7, 8, 9]), Sequence([5], [0]), Sequence([]), Sequence([6, 2], [0, 1])], position_offset=2)
+    assert batch.input_ids.tolist() == [7, 8, 9, 5, 6, 2]
     assert batch.position_ids.tolist() == [2, 3, 4, 2, 2, 3]
     assert batch.token_type_ids is not None and batch.token_type_ids.tolist() == [0, 0, 0, 0, 0, 1]
     assert batch.cu_seqlens.tolist() == [0, 3, 4, 4, 6]
@@ -169,6 +169,13 @@ def test_pack_lays_sequences_end_to_end():
     assert all(tensor.dtype == torch.int32 for tensor in tensors)
     assert pack([Sequence([1, 2])]).token_type_ids is None
     assert pack([]).cu_seqlens.tolist() == [0]
+
+
+def test_pack_does_not_count_pad_tokens_where_positions_are_offset():
+    pad = 1
+    batch = pack([Sequence([5, pad, 6]), Sequence([]), Sequence([pad, 7]), Sequence([8])], position_offset=pad + 1)
+    assert batch.position_ids.tolist() == [2, 1, 3, 1, 2, 2]
+    assert pack([Sequence([5, 0, 6])]).position_ids.tolist() == [0, 1, 2]
 
 
 def test_a_separate_head_on_a_backbone_classifies_its_mean(tmp_path, tmp_path_factory):

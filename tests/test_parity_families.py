@@ -9,6 +9,7 @@ from parity import (
     checkpoint,
     float32_budget,
     load,
+    make_reference,
     max_error,
     mean_error,
     mean_tau,
@@ -49,6 +50,17 @@ def test_float32_logits_match_transformers(name, head, isa, tmp_path_factory):
     ours = run(model, _sequences(expected)[::step])
     exact = expected.float32[::step]
     assert max_error(ours, exact) <= float32_budget(exact)
+
+
+@pytest.mark.parametrize("name", ["Roberta", "XLMRoberta", "Camembert", "Bert"])
+def test_a_literal_pad_token_in_a_text_matches_transformers(name, tmp_path_factory):
+    folder = checkpoint(tmp_path_factory, name, HEADS[0])
+    pad = "[PAD]" if name == "Bert" else "<pad>"
+    texts = [f"before {pad} after it", f"{pad}{pad} twice at the start", ("a query", f"a {pad} document")]
+    expected = make_reference(folder, name + HEADS[0], texts, MAX_LENGTH)
+    assert all(tokenizer(folder).pad_token_id in ids for ids in expected.ids)
+    ours = run(load(folder), _sequences(expected))
+    assert max_error(ours, expected.float32) <= float32_budget(expected.float32)
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -44,7 +44,11 @@ class RaggedBatch:
 
 
 def pack(sequences: list[Sequence], position_offset: int = 0) -> RaggedBatch:
-    """Lay `sequences` end to end; the position of a token is its index in the sequence + position_offset."""
+    """Lay `sequences` end to end; the position of a token is its index in the sequence + position_offset.
+
+    A position_offset of pad_token_id + 1 is RoBERTa's rule, and with it comes the rest of that rule (transformers,
+    `create_position_ids_from_input_ids`): a pad token inside a text has position pad_token_id and is not counted.
+    """
     import numpy as np
     import torch
 
@@ -57,15 +61,21 @@ def pack(sequences: list[Sequence], position_offset: int = 0) -> RaggedBatch:
     def flat(rows: chain[int]) -> Tensor:
         return torch.from_numpy(np.fromiter(rows, dtype=np.int32, count=num_tokens))
 
+    input_ids = np.fromiter(chain.from_iterable(s.input_ids for s in sequences), dtype=np.int32, count=num_tokens)
     starts = np.repeat(cu_seqlens[:-1] - position_offset, lengths)
     position_ids = np.arange(num_tokens, dtype=np.int32) - starts
+    if position_offset > 0 and (is_pad := input_ids == position_offset - 1).any():
+        num_pads = np.cumsum(is_pad, dtype=np.int32)
+        before = np.concatenate([np.zeros(1, dtype=np.int32), num_pads])[cu_seqlens[:-1]]
+        position_ids -= num_pads - np.repeat(before, lengths)
+        position_ids[is_pad] = position_offset - 1
     types = [s.token_type_ids for s in sequences]
     token_type_ids = None
     if any(t is not None and len(t) > 0 for t in types):
         rows = (t if t is not None else bytes(len(s.input_ids)) for t, s in zip(types, sequences, strict=True))
         token_type_ids = flat(chain.from_iterable(rows))
     return RaggedBatch(
-        input_ids=flat(chain.from_iterable(s.input_ids for s in sequences)),
+        input_ids=torch.from_numpy(input_ids),
         position_ids=torch.from_numpy(position_ids),
         token_type_ids=token_type_ids,
         cu_seqlens=torch.from_numpy(cu_seqlens),

@@ -84,7 +84,7 @@ class Engine:
         """
         self._worker.check_alive()
         if len(job) <= INLINE_PROMPTS:
-            yield from self._results(0, self._submit_chunk(job, 0, len(job)))
+            yield from self._results(0, self._submit_chunk(job, 0, len(job), in_caller=True))
             return
         chunks: deque[tuple[int, int, Future[list[Request]]]] = deque()
         spans = _chunk_spans(len(job))
@@ -111,7 +111,7 @@ class Engine:
         except RuntimeError as err:  # the pool was shut down
             raise EngineDeadError("the engine is closed") from err
 
-    def _submit_chunk(self, job: Job, start: int, stop: int) -> list[Request]:
+    def _submit_chunk(self, job: Job, start: int, stop: int, *, in_caller: bool = False) -> list[Request]:
         """Tokenise job.prompts[start:stop] and queue the sequences, unless the call has been aborted meanwhile."""
         if job.is_aborted:
             return []
@@ -122,7 +122,9 @@ class Engine:
             Request(sequence, job.use_activation[index], None if dimensions is None else dimensions[index])
             for index, sequence in enumerate(sequences, start)
         ]
-        if not job.is_aborted:
+        if in_caller:
+            self._worker.run_here_or_submit(requests)
+        elif not job.is_aborted:
             self._worker.submit(requests)
         return requests
 

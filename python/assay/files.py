@@ -25,11 +25,16 @@ _OTHER_BACKENDS = ["onnx/*", "openvino/*", "coreml/*", "gguf/*", "original/*", "
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """Where a model lies. `head_folder` holds a classification head kept apart from the backbone (the demo)."""
+    """Where a model lies.
+
+    head_folder holds a classification head kept apart from the backbone (the demo); is_partial: config and tokenizer
+    files only, the weights were not asked for.
+    """
 
     name: str
     folder: Path
     head_folder: Path | None = None
+    is_partial: bool = False
 
     def weight_files(self, folder: Path | None = None) -> list[Path]:
         """The checkpoint of `folder` (the model's own by default): safetensors first, else .bin; raises ConfigError."""
@@ -54,8 +59,12 @@ def resolve_model(
     revision: str | None = None,
     token: str | bool | None = None,
     offline: bool | None = None,
+    weights: bool = True,
 ) -> ModelFiles:
-    """Find or download `model`. offline None follows HF_HUB_OFFLINE; raises ConfigError or UnsupportedModelError."""
+    """Find or download `model`. offline None follows HF_HUB_OFFLINE; raises ConfigError or UnsupportedModelError.
+
+    weights False leaves the weights of a Hub model where they are, for callers that only read its configuration.
+    """
     name = os.fspath(model)
     if name == DEMO_NAME:
         files = _demo_files()
@@ -64,7 +73,7 @@ def resolve_model(
     elif _looks_like_path(name):
         raise ConfigError(f"model={name!r}: there is no such folder")
     else:
-        files = ModelFiles(name, _download(name, revision, token, offline))
+        files = ModelFiles(name, _download(name, revision, token, offline, weights), is_partial=not weights)
     _refuse_adapter(files)
     if not (files.folder / "config.json").is_file():
         raise ConfigError(f"model={name!r}: {files.folder} has no config.json")
@@ -112,8 +121,8 @@ def _is_offline(offline: bool | None) -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
 
 
-def _download(name: str, revision: str | None, token: str | bool | None, offline: bool | None) -> Path:
-    """A snapshot folder with the text files and one kind of weights."""
+def _download(name: str, revision: str | None, token: str | bool | None, offline: bool | None, weights: bool) -> Path:
+    """A snapshot folder with the text files and, where wanted, one kind of weights."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -140,6 +149,8 @@ def _download(name: str, revision: str | None, token: str | bool | None, offline
         )
 
     try:
+        if not weights:
+            return fetch(_TEXT_PATTERNS)
         folder = fetch(_TEXT_PATTERNS + _SAFETENSORS_PATTERNS)
         if not any(folder.glob("*.safetensors")):
             folder = fetch(_TEXT_PATTERNS + _BIN_PATTERNS)

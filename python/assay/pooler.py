@@ -25,6 +25,12 @@ SEQ_POOLING = {"CLS": "cls", "LAST": "last_token", "MEAN": "mean"}
 
 _DECLARED_BY_PROBLEM_TYPE = {"regression": "identity", "multi_label_classification": "sigmoid"}
 _TORCH_MODULES = "torch.nn.modules."
+_KERNEL_MODULES = {
+    "torch.nn.modules.linear.Identity": "identity",
+    "torch.nn.modules.activation.Sigmoid": "sigmoid",
+    "torch.nn.modules.activation.Softmax": "softmax",
+}
+"""Classes the head kernel computes itself, named by path so that reading a config needs no torch."""
 _RESTRICTED = "Loading of activation functions is restricted to torch.nn.modules for security reasons"
 
 
@@ -93,6 +99,8 @@ def declared_activation(hf_config: HFConfig) -> tuple[str | None, str]:
 def _named(name: str, source: str) -> Activation:
     if name in ops.HEAD_ACTIVATIONS:
         return Activation(name, source, name)
+    if name in _KERNEL_MODULES:
+        return Activation(_KERNEL_MODULES[name], source, _KERNEL_MODULES[name])
     if not name.startswith(_TORCH_MODULES):
         raise ConfigError(_RESTRICTED)
     from torch import nn
@@ -101,9 +109,6 @@ def _named(name: str, source: str) -> Activation:
     module_class = getattr(nn, kind, None)
     if not isinstance(module_class, type) or not issubclass(module_class, nn.Module) or module_class.__module__ != path:
         raise ConfigError(f"{source}: torch.nn has no module {name}")
-    known = {"Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "softmax"}.get(kind)
-    if known is not None:
-        return Activation(known, source, known)
     try:
         return Activation(kind, source, "identity", module_class().eval())
     except TypeError as err:

@@ -56,6 +56,7 @@ class _State:
     def __init__(self, scheduler: Scheduler[Request]) -> None:
         self.scheduler = scheduler
         self.wake = threading.Condition()  # re-entrant: garbage collection may call close() inside next_batch()
+        self.model_in_use = threading.Lock()  # held while a batch runs, by whichever thread runs it
         self.is_closed = False
         self.death: BaseException | None = None
         self.pid = os.getpid()
@@ -82,6 +83,7 @@ class Worker:
 
     def __init__(self, model: Runnable, max_batch_tokens: int, max_batch_size: int, lookahead: int) -> None:
         self._state = _State(Scheduler(max_batch_tokens, max_batch_size, lookahead))
+        self._model, self._max_batch_tokens, self._max_batch_size = model, max_batch_tokens, max_batch_size
         self._thread = threading.Thread(
             target=_compute_loop, args=(self._state, model), name="assay-compute", daemon=True
         )
@@ -98,6 +100,25 @@ class Worker:
             for request in requests:
                 state.scheduler.add(request, len(request.sequence.input_ids))
             state.wake.notify()
+
+    def run_here_or_submit(self, requests: list[Request]) -> None:
+        """Run a few requests in the caller's thread where nothing else waits or runs, else queue them.
+
+        Two thread hand-overs cost as much as a short forward pass; the caller would only wait meanwhile.
+        """
+        self.check_alive()
+        state = self._state
+        if not _is_on_cpu_by_default() or not state.model_in_use.acquire(blocking=False):
+            self.submit(requests)
+            return
+        try:
+            is_free = len(state.scheduler) == 0 and not state.is_closed
+            if is_free:
+                _run_batches(self._model, requests, self._max_batch_tokens, self._max_batch_size)
+        finally:
+            state.model_in_use.release()
+        if not is_free:
+            self.submit(requests)
 
     def check_alive(self) -> None:
         """Raise EngineDeadError where no thread would answer."""
@@ -141,7 +162,8 @@ def _compute_loop(state: _State, model: Runnable) -> None:
                 batch = state.scheduler.next_batch()
             live = [request for request in batch if request.future.set_running_or_notify_cancel()]
             if live:
-                _run(model, live)
+                with state.model_in_use:
+                    _run(model, live)
             live, batch = [], []  # keep nothing alive while waiting
     except BaseException as err:
         logger.exception("the compute thread stopped")
@@ -149,6 +171,29 @@ def _compute_loop(state: _State, model: Runnable) -> None:
         for request in live:
             if not request.future.done():
                 request.future.set_exception(state.dead_error())
+
+
+def _run_batches(model: Runnable, requests: list[Request], max_batch_tokens: int, max_batch_size: int) -> None:
+    """Run requests in order, as many at once as the budgets allow."""
+    batch: list[Request] = []
+    num_tokens = 0
+    for request in requests:
+        request.future.set_running_or_notify_cancel()
+        size = len(request.sequence.input_ids)
+        if batch and (num_tokens + size > max_batch_tokens or len(batch) == max_batch_size):
+            _run(model, batch)
+            batch, num_tokens = [], 0
+        batch.append(request)
+        num_tokens += size
+    if batch:
+        _run(model, batch)
+
+
+def _is_on_cpu_by_default() -> bool:
+    """Whether tensors the calling thread makes land on the CPU: torch.set_default_device is per thread."""
+    import torch
+
+    return torch.get_default_device().type == "cpu"
 
 
 def _run(model: Runnable, requests: list[Request]) -> None:

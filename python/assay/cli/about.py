@@ -69,7 +69,7 @@ def check(
     from assay.models import check_model
 
     overrides = parse_objects("--hf-overrides", hf_overrides) or None
-    report = dataclasses.asdict(check_model(resolve_model(model, revision=revision), overrides))
+    report = dataclasses.asdict(check_model(resolve_model(model, revision=revision, weights=False), overrides))
     if as_json:
         print_json({"model": model, **report})
     else:

@@ -92,7 +92,9 @@ class ModelOptions:
         from assay.files import resolve_model
         from assay.models import check_model
 
-        return check_model(resolve_model(self.model, revision=self.revision), self._overrides(), self._pooler_config())
+        return check_model(
+            resolve_model(self.model, revision=self.revision, weights=False), self._overrides(), self._pooler_config()
+        )
 
     def _overrides(self) -> dict[str, Any] | None:
         return parse_objects("--hf-overrides", self.hf_overrides) or None

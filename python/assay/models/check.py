@@ -54,7 +54,8 @@ def check_model(
     try:
         config = HFConfig.from_folder(files.folder, overrides)
         plan = make_plan(files, config, pooler_config or PoolerConfig())
-        files.weight_files()
+        if not files.is_partial:
+            files.weight_files()
         return _report(files, plan, dtype)
     except (AssayError, RuntimeError, ValueError) as err:
         names = config.architectures if config is not None else []
