@@ -17,6 +17,8 @@ SETTLE_S = 0.1
 CLEAN_CORES = 0.2
 QUIET_PROBE_S = 0.5
 MIN_CLEAN_ROUNDS = 3
+TUNING_CALLS = 2
+HOPELESS_RATIO = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +106,28 @@ class Choice:
     tuning_s: dict[str, float]
 
 
-def pick_fastest(candidates: list[Contender], workload: Workload, clock: Clock) -> Choice:
-    """The candidate with the shortest second call; one that is alone or hopeless after its first gets no second."""
+def wait_for_quiet(patience_s: float) -> None:
+    """Wait until other processes leave the machine alone, at most patience_s."""
+    deadline = time.perf_counter() + patience_s
+    while True:
+        time.sleep(SETTLE_S)
+        with ForeignLoad() as load:
+            time.sleep(QUIET_PROBE_S if patience_s > 0 else 0)
+        if load.cores <= CLEAN_CORES or time.perf_counter() >= deadline:
+            return
+
+
+def pick_fastest(candidates: list[Contender], workload: Workload, clock: Clock, patience_s: float) -> Choice:
+    """The candidate with the shortest call after its first; one alone or hopeless after its first gets no more."""
     times: dict[str, float] = {}
     logits: dict[str, FloatArray] = {}
     for candidate in candidates:
-        seconds, logits[candidate.settings] = timed(candidate, workload, clock)
-        is_hopeless = bool(times) and seconds > 2 * min(times.values())
-        if len(candidates) > 1 and not is_hopeless:
-            seconds, _ = timed(candidate, workload, clock)
-        times[candidate.settings] = seconds
+        first_s, logits[candidate.settings] = timed(candidate, workload, clock)
+        calls_s = [first_s]
+        if len(candidates) > 1 and not (times and first_s > HOPELESS_RATIO * min(times.values())):
+            wait_for_quiet(patience_s)
+            calls_s = [timed(candidate, workload, clock)[0] for _ in range(TUNING_CALLS)]
+        times[candidate.settings] = min(calls_s)
     best = min(candidates, key=lambda candidate: times[candidate.settings])
     return Choice(best, logits[best.settings], times)
 
@@ -136,23 +150,13 @@ def enter(
     reference: FloatArray,
     calls_per_round: int,
     clock: Clock,
+    patience_s: float,
 ) -> Entrant:
     """Tune on the workload (which also warms up) and take the errors of the chosen setting."""
-    choice = pick_fastest(candidates, workload, clock)
+    choice = pick_fastest(candidates, workload, clock, patience_s)
     error, tau = max_abs_error(choice.logits, reference), kendall_tau(choice.logits, reference)
     measurement = Measurement(name, workload.name, choice.contender.settings, error, tau, choice.tuning_s)
     return Entrant(choice.contender, workload, calls_per_round, clock, measurement)
-
-
-def wait_for_quiet(patience_s: float) -> None:
-    """Wait until other processes leave the machine alone, at most patience_s."""
-    deadline = time.perf_counter() + patience_s
-    while True:
-        time.sleep(SETTLE_S)
-        with ForeignLoad() as load:
-            time.sleep(QUIET_PROBE_S if patience_s > 0 else 0)
-        if load.cores <= CLEAN_CORES or time.perf_counter() >= deadline:
-            return
 
 
 def run_round(entrants: list[Entrant], round_idx: int, patience_s: float) -> None:

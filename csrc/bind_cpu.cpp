@@ -458,6 +458,7 @@ PYBIND11_MODULE(_cpu, m) {
         "Best multiply-add rate on registers alone within `seconds`, in operations a second.", py::arg("arithmetic"),
         py::arg("seconds") = 0.2);
   m.def("num_threads", [] { return global_pool()->num_threads(); });
+  m.def("wake_threads", [] { global_pool()->wake(); });
   m.def("set_num_threads", &set_global_num_threads);
   m.def("default_num_threads", &default_num_threads);
   m.def("cgroup_cpu_quota", &cgroup_cpu_quota, "CPUs of cgroup quota under a root folder, 0 = none.",

@@ -46,8 +46,11 @@ struct EncoderLayer {
     const std::int64_t panel_bytes =
         input_panel_bytes<Policy>(hidden_size) + input_panel_bytes<Policy>(intermediate_size);
     const std::int64_t cap = max_of(1, kInputBlockBytes / panel_bytes);
-    const std::int64_t fair = ceil_div(ceil_div(num_rows, Policy::kRows), kItemsPerThread * num_threads);
-    return min_of(cap, max_of(2, fair)) * Policy::kRows;
+    // As few blocks as fit, because each streams all the weights, but the same number for every thread. With one block
+    // each, an even share of the rows, even if it leaves panels part empty; with many, whole panels.
+    const std::int64_t panels = ceil_div(num_rows, Policy::kRows);
+    const std::int64_t num_blocks = num_threads * ceil_div(panels, num_threads * cap);
+    return num_blocks == num_threads ? ceil_div(num_rows, num_blocks) : ceil_div(panels, num_blocks) * Policy::kRows;
   }
   bool is_spread(int num_threads) const {
     return num_threads > 1 && num_rows <= kSpreadMaxTokens &&
@@ -203,7 +206,7 @@ struct EncoderLayer {
     const std::int64_t hidden_panel = input_panel_bytes<Policy>(hidden_size);
     const std::int64_t wide_panel = input_panel_bytes<Policy>(intermediate_size);
     char* const panels = scratch;
-    char* const wide_panels = scratch + rows_per_block / Policy::kRows * hidden_panel;
+    char* const wide_panels = scratch + ceil_div(rows_per_block, Policy::kRows) * hidden_panel;
     for (std::int64_t row0; (row0 = context.next(kListOut) * rows_per_block) < num_rows;) {
       const std::int64_t rows = min_of(rows_per_block, num_rows - row0);
       pack_rows(context_out + row0 * hidden_size * kElement, kDType, rows, panels);

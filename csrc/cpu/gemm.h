@@ -127,11 +127,16 @@ void multiply_panels(const char* panels, std::int64_t rows, const PackedWeightVi
   const std::int64_t num_blocks = ceil_div(weight.in_features, Policy::kDepth);
   const std::int64_t panel_bytes = num_blocks * Policy::kPanelBlockBytes;
   const std::int64_t weight_bytes = num_blocks * Policy::kWeightBlockBytes;
+  const std::int64_t fetch_bytes =
+      round_up(ceil_div(Policy::kWeightBlockBytes, ceil_div(rows, Policy::kRows)), kCacheLine);
   for (std::int64_t col_panel = first_col_panel; col_panel < last_col_panel; ++col_panel) {
     const char* weights = static_cast<const char*>(weight.data) + col_panel * weight_bytes;
+    // Each row panel fetches its share of the next weight panel, which it would otherwise wait for.
+    const std::int64_t share = col_panel + 1 < last_col_panel ? fetch_bytes : 0;
     for (std::int64_t row0 = 0; row0 < rows; row0 += Policy::kRows) {
+      const Prefetch next{weights + weight_bytes + row0 / Policy::kRows * fetch_bytes, share};
       const int used = static_cast<int>(min_of(Policy::kRows, rows - row0));
-      Policy::micro(panels + row0 / Policy::kRows * panel_bytes, weights, num_blocks, used, tile);
+      Policy::micro(panels + row0 / Policy::kRows * panel_bytes, weights, num_blocks, used, tile, next);
       finish_tile(activation, tile, Policy::kCols, used, col_panel * Policy::kCols, weight.out_features, weight.bias,
                   [&](int r, std::int64_t col, std::int64_t left, Vec v) { store(row0 + r, col, left, v); });
     }

@@ -24,6 +24,18 @@ constexpr int kFmaVecs = 8;  // lanes of width 1; compilers vectorise the inner 
 
 constexpr std::int64_t kCacheLine = 64;  // bytes
 
+// What a micro-kernel pulls towards the core while it multiplies: `bytes` of every depth block's stretch of the weights
+// that come next, starting at `at`. Spread over the blocks, the loads hide behind the products.
+struct Prefetch {
+  const char* at;
+  std::int64_t bytes;
+
+  void block(std::int64_t block_idx, std::int64_t block_bytes) const {
+    const char* start = at + block_idx * block_bytes;
+    for (std::int64_t i = 0; i < bytes; i += kCacheLine) __builtin_prefetch(start + i, 0, 2);
+  }
+};
+
 inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 inline std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_div(a, b) * b; }
 
@@ -83,7 +95,8 @@ struct FmaPolicy {
   static Vec load_weight(const bfloat16* at) { return vec_load_bf16(at); }
 
   template <int kUsedRows>
-  static void micro_rows(const char* panel, const char* weights, std::int64_t num_blocks, float* tile) {
+  static void micro_rows(const char* panel, const char* weights, std::int64_t num_blocks, float* tile,
+                         const Prefetch& next) {
     Vec acc[kUsedRows][kFmaVecs];
 #pragma GCC unroll 16
     for (int r = 0; r < kUsedRows; ++r) {
@@ -93,6 +106,7 @@ struct FmaPolicy {
     const float* x = reinterpret_cast<const float*>(panel);
     const Weight* w = reinterpret_cast<const Weight*>(weights);
     for (std::int64_t block = 0; block < num_blocks; ++block) {
+      next.block(block, kWeightBlockBytes);
 #pragma GCC unroll 4
       for (int depth = 0; depth < kDepth; ++depth) {
         Vec weight[kFmaVecs];
@@ -115,23 +129,25 @@ struct FmaPolicy {
     }
   }
 
-  static void micro(const char* panel, const char* weights, std::int64_t num_blocks, int rows, float* tile) {
-    dispatch_rows<FmaPolicy>(panel, weights, num_blocks, rows, tile);
+  static void micro(const char* panel, const char* weights, std::int64_t num_blocks, int rows, float* tile,
+                    const Prefetch& next) {
+    dispatch_rows<FmaPolicy>(panel, weights, num_blocks, rows, tile, next);
   }
 
   template <typename Policy>
-  static void dispatch_rows(const char* panel, const char* weights, std::int64_t num_blocks, int rows, float* tile) {
+  static void dispatch_rows(const char* panel, const char* weights, std::int64_t num_blocks, int rows, float* tile,
+                            const Prefetch& next) {
     if constexpr (kFmaRows == 14) {
-      if (rows > 10) return Policy::template micro_rows<14>(panel, weights, num_blocks, tile);
-      if (rows > 6) return Policy::template micro_rows<10>(panel, weights, num_blocks, tile);
-      if (rows > 4) return Policy::template micro_rows<6>(panel, weights, num_blocks, tile);
-      if (rows > 2) return Policy::template micro_rows<4>(panel, weights, num_blocks, tile);
+      if (rows > 10) return Policy::template micro_rows<14>(panel, weights, num_blocks, tile, next);
+      if (rows > 6) return Policy::template micro_rows<10>(panel, weights, num_blocks, tile, next);
+      if (rows > 4) return Policy::template micro_rows<6>(panel, weights, num_blocks, tile, next);
+      if (rows > 2) return Policy::template micro_rows<4>(panel, weights, num_blocks, tile, next);
     } else {
-      if (rows > 4) return Policy::template micro_rows<kFmaRows>(panel, weights, num_blocks, tile);
-      if (rows > 2) return Policy::template micro_rows<4>(panel, weights, num_blocks, tile);
+      if (rows > 4) return Policy::template micro_rows<kFmaRows>(panel, weights, num_blocks, tile, next);
+      if (rows > 2) return Policy::template micro_rows<4>(panel, weights, num_blocks, tile, next);
     }
-    if (rows > 1) return Policy::template micro_rows<2>(panel, weights, num_blocks, tile);
-    return Policy::template micro_rows<1>(panel, weights, num_blocks, tile);
+    if (rows > 1) return Policy::template micro_rows<2>(panel, weights, num_blocks, tile, next);
+    return Policy::template micro_rows<1>(panel, weights, num_blocks, tile, next);
   }
 };
 
@@ -157,7 +173,8 @@ struct DotBfloat16 {
   }
 
   template <int kUsedRows>
-  static void micro_rows(const char* panel, const char* weights, std::int64_t num_blocks, float* tile) {
+  static void micro_rows(const char* panel, const char* weights, std::int64_t num_blocks, float* tile,
+                         const Prefetch& next) {
     __m512 acc[kUsedRows][kFmaVecs];
 #pragma GCC unroll 16
     for (int r = 0; r < kUsedRows; ++r) {
@@ -167,6 +184,7 @@ struct DotBfloat16 {
     const std::int32_t* x = reinterpret_cast<const std::int32_t*>(panel);  // bf16 pairs
     const std::int32_t* w = reinterpret_cast<const std::int32_t*>(weights);
     for (std::int64_t block = 0; block < num_blocks; ++block) {
+      next.block(block, kWeightBlockBytes);
 #pragma GCC unroll 4
       for (int pair = 0; pair < kPairs; ++pair) {
         __m512bh weight[kFmaVecs];
@@ -191,8 +209,9 @@ struct DotBfloat16 {
     }
   }
 
-  static void micro(const char* panel, const char* weights, std::int64_t num_blocks, int rows, float* tile) {
-    FmaFloat32::dispatch_rows<DotBfloat16>(panel, weights, num_blocks, rows, tile);
+  static void micro(const char* panel, const char* weights, std::int64_t num_blocks, int rows, float* tile,
+                    const Prefetch& next) {
+    FmaFloat32::dispatch_rows<DotBfloat16>(panel, weights, num_blocks, rows, tile, next);
   }
 };
 #endif

@@ -23,7 +23,13 @@ namespace {
 // A worker spins this long for the next region before it sleeps: longer than the gap between two ops of one forward
 // pass, far shorter than the gap between two requests.
 constexpr std::chrono::microseconds kSpinBeforeSleep{60};
+// After wake(): tokenising a handful of texts takes less.
+constexpr std::chrono::microseconds kSpinAfterWake{2000};
 constexpr int kSpinsBeforeYield = 2000;
+// The generation counts regions in its low half and calls of wake() in its high half.
+constexpr std::uint64_t kWakeStep = std::uint64_t{1} << 32;
+
+std::uint32_t region_of(std::uint64_t generation) { return static_cast<std::uint32_t>(generation); }
 constexpr std::size_t kScratchAlignment = 64;
 
 void pause() {
@@ -43,7 +49,7 @@ struct ThreadPool::State {
   int region_threads = 1;  // threads of the region that runs
   Body body = nullptr;
   void* body_state = nullptr;
-  std::atomic<std::uint64_t> generation{0};  // a new value starts a region
+  std::atomic<std::uint64_t> generation{0};  // a new region number starts a region
   std::atomic<bool> stopping{false};
   alignas(64) std::atomic<int> num_running{0};
   alignas(64) std::atomic<int> barrier_arrived{0};
@@ -56,11 +62,17 @@ struct ThreadPool::State {
   void worker_loop(int thread_idx) {
     std::uint64_t seen = 0;
     while (true) {
-      const auto spin_until = std::chrono::steady_clock::now() + kSpinBeforeSleep;
-      while (generation.load(std::memory_order_acquire) == seen) {
+      auto spin_until = std::chrono::steady_clock::now() + kSpinBeforeSleep;
+      while (region_of(generation.load(std::memory_order_acquire)) == region_of(seen)) {
         pause();
-        if (std::chrono::steady_clock::now() > spin_until) {
+        const auto now = std::chrono::steady_clock::now();
+        if (now <= spin_until) continue;
+        const std::uint64_t current = generation.load(std::memory_order_acquire);
+        if (current == seen) {
           generation.wait(seen, std::memory_order_acquire);
+        } else if (region_of(current) == region_of(seen)) {
+          seen = current;
+          spin_until = now + kSpinAfterWake;
         }
       }
       seen = generation.load(std::memory_order_acquire);
@@ -130,6 +142,12 @@ ThreadPool::~ThreadPool() {
 }
 
 int ThreadPool::num_threads() const noexcept { return static_cast<int>(state_->contexts.size()); }
+
+void ThreadPool::wake() noexcept {
+  if (state_->workers.empty()) return;
+  state_->generation.fetch_add(kWakeStep, std::memory_order_acq_rel);
+  state_->generation.notify_all();
+}
 
 void ThreadPool::run(Body body, void* body_state, std::size_t scratch_bytes, bool inline_only) {
   const std::lock_guard<std::mutex> lock(state_->run_mutex);

@@ -52,6 +52,10 @@ class ThreadPool {
   // With inline_only the caller is the region's only thread: for work too small to wake the others.
   void run(Body body, void* state, std::size_t scratch_bytes = 0, bool inline_only = false);
 
+  // Says that a region is about to be run: sleeping threads wake and wait for it on their feet for a short while.
+  // Waking takes a good part of a short forward pass, so whoever has something to do first calls this before it.
+  void wake() noexcept;
+
  private:
   friend class ThreadContext;
   struct State;

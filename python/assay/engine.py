@@ -8,6 +8,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from assay import ops
 from assay.errors import EngineDeadError, NonFiniteError
 from assay.worker import Request, Worker
 
@@ -84,6 +85,7 @@ class Engine:
         """
         self._worker.check_alive()
         if len(job) <= INLINE_PROMPTS:
+            ops.wake_threads()
             yield from self._results(0, self._submit_chunk(job, 0, len(job), in_caller=True))
             return
         chunks: deque[tuple[int, int, Future[list[Request]]]] = deque()

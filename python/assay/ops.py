@@ -242,6 +242,11 @@ def set_num_threads(num_threads: int) -> None:
     cpu_module().set_num_threads(num_threads)
 
 
+def wake_threads() -> None:
+    """Say that a kernel call follows within about a millisecond: the pool's threads wake meanwhile. Returns at once."""
+    cpu_module().wake_threads()
+
+
 def num_threads() -> int:
     """Threads in use: `set_num_threads`, else ASSAY_NUM_THREADS, else min(affinity, cgroup quota, OMP_NUM_THREADS)."""
     count: int = cpu_module().num_threads()

@@ -149,6 +149,9 @@ class Tokenizer:
 
     def _encode(self, texts: list[Text], add_special_tokens: bool) -> list[Any]:
         try:
+            if len(texts) == 1:  # the batch form would wake the backend's thread pool for nothing
+                single = (texts[0],) if isinstance(texts[0], str) else texts[0]
+                return [self._backend.encode(*single, add_special_tokens=add_special_tokens)]
             encodings: list[Any] = self._backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
         except TypeError:
             for text in texts:
