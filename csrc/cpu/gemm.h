@@ -27,6 +27,8 @@ constexpr std::int64_t kInputBlockBytes = 512 * 1024;
 constexpr std::int64_t kInlineProducts = 1 << 20;
 // Work items per thread: enough to even out a core that loses its time slice to someone else.
 constexpr std::int64_t kItemsPerThread = 4;
+// Row blocks per thread where there are rows enough: the last item of a phase is all that can leave a thread idle.
+constexpr std::int64_t kRowBlocksPerThread = 16;
 
 inline std::int64_t min_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 inline std::int64_t max_of(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
@@ -161,7 +163,7 @@ template <typename Policy>
 LinearPlan plan_linear(std::int64_t num_tokens, const PackedWeightView& weight, int num_threads) {
   LinearPlan plan;
   const std::int64_t row_panels = ceil_div(num_tokens, Policy::kRows);
-  const std::int64_t fair = ceil_div(row_panels, kItemsPerThread * num_threads) * Policy::kRows;
+  const std::int64_t fair = ceil_div(row_panels, kRowBlocksPerThread * num_threads) * Policy::kRows;
   plan.rows_per_block = min_of(max_block_rows<Policy>(weight.in_features), max_of(fair, 4 * Policy::kRows));
   plan.num_row_blocks = ceil_div(num_tokens, plan.rows_per_block);
   const std::int64_t col_panels = ceil_div(weight.out_features, Policy::kCols);
