@@ -82,8 +82,8 @@ class Worker:
     """Owns the compute thread. Thread safe; `close` is idempotent and also runs when the object is freed."""
 
     def __init__(self, model: Runnable, max_batch_tokens: int, max_batch_size: int, lookahead: int) -> None:
-        self._state = _State(Scheduler(max_batch_tokens, max_batch_size, lookahead))
-        self._model, self._max_batch_tokens, self._max_batch_size = model, max_batch_tokens, max_batch_size
+        self._model, self._budgets = model, (max_batch_tokens, max_batch_size, lookahead)
+        self._state = _State(Scheduler(*self._budgets))
         self._thread = threading.Thread(
             target=_compute_loop, args=(self._state, model), name="assay-compute", daemon=True
         )
@@ -114,7 +114,7 @@ class Worker:
         try:
             is_free = len(state.scheduler) == 0 and not state.is_closed
             if is_free:
-                _run_batches(self._model, requests, self._max_batch_tokens, self._max_batch_size)
+                _run_all(self._model, requests, Scheduler(*self._budgets))
         finally:
             state.model_in_use.release()
         if not is_free:
@@ -173,20 +173,13 @@ def _compute_loop(state: _State, model: Runnable) -> None:
                 request.future.set_exception(state.dead_error())
 
 
-def _run_batches(model: Runnable, requests: list[Request], max_batch_tokens: int, max_batch_size: int) -> None:
-    """Run requests in order, as many at once as the budgets allow."""
-    batch: list[Request] = []
-    num_tokens = 0
+def _run_all(model: Runnable, requests: list[Request], scheduler: Scheduler[Request]) -> None:
+    """Run requests in the batches an empty scheduler makes of them."""
     for request in requests:
         request.future.set_running_or_notify_cancel()
-        size = len(request.sequence.input_ids)
-        if batch and (num_tokens + size > max_batch_tokens or len(batch) == max_batch_size):
-            _run(model, batch)
-            batch, num_tokens = [], 0
-        batch.append(request)
-        num_tokens += size
-    if batch:
-        _run(model, batch)
+        scheduler.add(request, len(request.sequence.input_ids))
+    while len(scheduler) > 0:
+        _run(model, scheduler.next_batch())
 
 
 def _is_on_cpu_by_default() -> bool:
