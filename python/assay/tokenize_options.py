@@ -31,11 +31,6 @@ class TokenizeOptions:
     add_special_tokens: bool = True
     do_lower_case: bool | None = None
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether token-id prompts pass through as they are."""
-        return self.truncate_to is None and self.pad_to is None
-
 
 def tokenize_options(
     kwargs: Mapping[str, Any] | None, max_model_len: int, truncate_prompt_tokens: int | None = None
