@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from assay import scoring
 from assay.engine import Engine, Job, Result
@@ -29,6 +29,17 @@ UseTqdm: TypeAlias = "bool | Callable[..., Any]"
 Params: TypeAlias = "PoolingParams | Sequence[PoolingParams | None] | None"
 PoolingResults: TypeAlias = "list[PoolingRequestOutput[PoolingOutput]]"
 NON_FINITE_CODE = 500
+
+
+Output = TypeVar("Output")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared(Generic[Output]):
+    """A checked call: the job for the engine, and what makes the call's outputs of the job's results, in order."""
+
+    job: Job
+    finish: Callable[[PoolingResults], list[Output]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +75,28 @@ class Session:
 
     def encode(self, task: str | None, prompts: Any, pooling_params: Params, call: CallOptions) -> PoolingResults:
         """The results of one call of classify, embed, encode or reward, in the order of the prompts."""
-        task = check_task(task, self.model.supported_tasks, self.model.task)
-        plain: list[Renderable] = [*plain_prompts(prompts, self.model.architecture)]
-        check_lora_request(call.lora_request, len(plain))
-        params = params_per_prompt(pooling_params, len(plain), task, self.pooler_config, self.model.hf_config)
-        options = self._tokenize_options(call)
-        return self._run(plain, params, options, call.use_tqdm)
+        return self._run(self.prepare_encode(task, prompts, pooling_params, call), call.use_tqdm)
 
     def score(
         self, data_1: Any, data_2: Any, pooling_params: PoolingParams | None, call: CallOptions
     ) -> list[ScoringRequestOutput]:
         """One score per pair: 1:1, 1:N or N:N."""
+        return self._run(self.prepare_score(data_1, data_2, pooling_params, call), call.use_tqdm)
+
+    def prepare_encode(
+        self, task: str | None, prompts: Any, pooling_params: Params, call: CallOptions
+    ) -> Prepared[PoolingRequestOutput[PoolingOutput]]:
+        """Check a call of classify, embed, encode or reward; raises what `encode` would before any work starts."""
+        task = check_task(task, self.model.supported_tasks, self.model.task)
+        plain: list[Renderable] = [*plain_prompts(prompts, self.model.architecture)]
+        check_lora_request(call.lora_request, len(plain))
+        params = params_per_prompt(pooling_params, len(plain), task, self.pooler_config, self.model.hf_config)
+        return Prepared(self._job(plain, params, self._tokenize_options(call)), finish=list)
+
+    def prepare_score(
+        self, data_1: Any, data_2: Any, pooling_params: PoolingParams | None, call: CallOptions
+    ) -> Prepared[ScoringRequestOutput]:
+        """Check a call of score; its job has one prompt per pair, or one per text where embeddings are compared."""
         kind = scoring.check_kind(self.model.task, self.model.num_labels)
         queries = scoring.score_texts(data_1, self.model.architecture)
         docs = scoring.score_texts(data_2, self.model.architecture)
@@ -85,11 +107,11 @@ class Session:
         options = self._tokenize_options(call)
         if kind == "cross-encoder":
             pairs = self._pairs(queries, docs, limits, options)
-            results = self._run(pairs, [params] * len(pairs), options, call.use_tqdm)
-            return [ScoringRequestOutput.from_base(result) for result in results]
+            job = self._job(pairs, [params] * len(pairs), options)
+            return Prepared(job, lambda results: [ScoringRequestOutput.from_base(result) for result in results])
         texts: list[Renderable] = [*self._limited(queries, limits.query), *self._limited(docs, limits.doc)]
-        results = self._run(texts, [params] * len(texts), options, call.use_tqdm)
-        return self._compared(results[: len(queries)], results[len(queries) :], kind)
+        job = self._job(texts, [params] * len(texts), options)
+        return Prepared(job, lambda results: self._compared(results[: len(queries)], results[len(queries) :], kind))
 
     def _tokenize_options(self, call: CallOptions) -> TokenizeOptions:
         return tokenize_options(call.tokenization_kwargs, self.max_model_len, call.truncate_prompt_tokens)
@@ -155,26 +177,28 @@ class Session:
             outputs.append(ScoringRequestOutput.from_base(base))
         return outputs
 
-    def _run(
-        self, prompts: list[Renderable], params: list[PoolingParams], options: TokenizeOptions, use_tqdm: UseTqdm
-    ) -> PoolingResults:
+    @staticmethod
+    def _job(prompts: list[Renderable], params: list[PoolingParams], options: TokenizeOptions) -> Job:
         first_ones = [(each.extra_kwargs or {}).get("compressed_token_type_ids") for each in params]
-        job = Job(
+        return Job(
             prompts,
             options,
             use_activation=[each.use_activation is not False for each in params],
             dimensions=[each.dimensions for each in params],
             first_ones=first_ones if any(value is not None for value in first_ones) else None,
         )
+
+    def _run(self, prepared: Prepared[Output], use_tqdm: UseTqdm) -> list[Output]:
         outputs: PoolingResults = []
-        with progress(use_tqdm, len(prompts)) as advance, closing(self.engine.run(job)) as results:
+        with progress(use_tqdm, len(prepared.job)) as advance, closing(self.engine.run(prepared.job)) as results:
             for result in results:
-                outputs.append(self._output(result))
+                outputs.append(self.output(result))
                 if advance is not None:
                     advance()
-        return outputs
+        return prepared.finish(outputs)
 
-    def _output(self, result: Result) -> PoolingRequestOutput[PoolingOutput]:
+    def output(self, result: Result) -> PoolingRequestOutput[PoolingOutput]:
+        """What the caller gets for one result of the engine."""
         error, data = None, result.data
         if data is None:
             import torch
