@@ -36,6 +36,11 @@ def make_case(num_tokens: int, in_features: int, inner: int) -> tuple[Tensor, ..
     return *(t.bfloat16().float() for t in (x, gate, up)), *biases, residual
 
 
+def multiplied(isa: str, arithmetic: str, x: Tensor, gate: Tensor, up: Tensor, *biases: Tensor) -> list[Tensor]:
+    """The operands as the arithmetic rounds them."""
+    return [*(reference.operand(part, arithmetic, isa) for part in (x, gate, up)), *biases]
+
+
 def plain(
     x: Tensor, gate: Tensor, up: Tensor, gate_bias: Tensor | None, up_bias: Tensor | None, activation: str
 ) -> Tensor:
@@ -45,12 +50,6 @@ def plain(
         for weight, bias in ((gate, gate_bias), (up, up_bias))
     ]
     return reference.ACTIVATIONS[activation](factors[0]) * factors[1]
-
-
-def operands(x: Tensor, weights: list[Tensor], arithmetic: str, isa: str) -> tuple[Tensor, list[Tensor]]:
-    """x and gate, up, gate_bias, up_bias as the products see them."""
-    matrices = [reference.operand(matrix, arithmetic, isa) for matrix in weights[:2]]
-    return reference.operand(x, arithmetic, isa), [*matrices, *weights[2:]]
 
 
 def budget(isa: str, arithmetic: str, base: Tensor, exact: Tensor, depth: int) -> float:
@@ -66,7 +65,7 @@ def test_gated_linear_matches_float64(isa: str, arithmetic: str, shape: tuple[in
     packed = ops.pack_gated_weight(*weights, arithmetic)
     assert (packed.out_features, packed.in_features, packed.is_gated) == (shape[2], shape[1], True)
     out = ops.linear(x, packed, activation="silu", residual=residual, out=reference.poisoned(shape[0], shape[2]))
-    x, weights = operands(x, weights, arithmetic, isa)
+    x, *weights = multiplied(isa, arithmetic, x, *weights)
     exact = plain(x.double(), *weights, "silu") + residual.double()
     base = plain(x, *weights, "silu") + residual
     assert reference.max_err(out, exact) <= budget(isa, arithmetic, base, exact, shape[1])
@@ -77,7 +76,7 @@ def test_gated_linear_matches_float64(isa: str, arithmetic: str, shape: tuple[in
 def test_gated_linear_activates_the_gate(isa: str, arithmetic: str, activation: str) -> None:
     x, *weights, _ = make_case(20, 48, 21)
     out = ops.linear(x, ops.pack_gated_weight(*weights, arithmetic), activation=activation)
-    x, weights = operands(x, weights, arithmetic, isa)
+    x, *weights = multiplied(isa, arithmetic, x, *weights)
     exact = plain(x.double(), *weights, activation)
     base = plain(x, *weights, activation)
     assert reference.max_err(out, exact) <= budget(isa, arithmetic, base, exact, 48)

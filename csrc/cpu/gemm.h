@@ -74,6 +74,27 @@ void pack_weight_row(const PackWeightParams& p, std::int64_t row, char* panel, i
   }
 }
 
+// The rows of p.weight, panel_features a panel, from column first_col of each panel on.
+template <typename Policy>
+void pack_matrix(const PackWeightParams& p, bool is_gated, std::int64_t first_col) {
+  const std::int64_t panel_bytes = weight_panel_bytes<Policy>(p.in_features);
+  const std::int64_t features = panel_features<Policy>(is_gated);
+  for (std::int64_t row = 0; row < p.out_features; ++row) {
+    pack_weight_row<Policy>(p, row, static_cast<char*>(p.packed) + row / features * panel_bytes,
+                            static_cast<int>(first_col + row % features));
+  }
+}
+
+template <typename Policy>
+void pack_weight_panels(const PackWeightParams& p) {
+  const bool is_gated = p.up != nullptr;
+  pack_matrix<Policy>(p, is_gated, 0);
+  if (!is_gated) return;
+  PackWeightParams up = p;
+  up.weight = p.up;
+  pack_matrix<Policy>(up, is_gated, panel_features<Policy>(is_gated));
+}
+
 // What a panel needs between its last put_input and its first micro: nothing, but for block fixed point.
 template <typename Policy>
 void seal_panel(char*, int, std::int64_t) {}
@@ -88,25 +109,6 @@ void seal_panel<FixedPoint>(char* panel, int rows, std::int64_t num_blocks) {
   FixedPoint::seal_panel(panel, rows, num_blocks);
 }
 #endif
-
-// The rows of one matrix, panel_features a panel, from column first_col of each panel on.
-template <typename Policy>
-void pack_matrix(const PackWeightParams& p, const void* matrix, std::int64_t first_col) {
-  const std::int64_t panel_bytes = weight_panel_bytes<Policy>(p.in_features);
-  const std::int64_t features = panel_features<Policy>(p.up != nullptr);
-  PackWeightParams source = p;
-  source.weight = matrix;
-  for (std::int64_t row = 0; row < p.out_features; ++row) {
-    pack_weight_row<Policy>(source, row, static_cast<char*>(p.packed) + row / features * panel_bytes,
-                            static_cast<int>(first_col + row % features));
-  }
-}
-
-template <typename Policy>
-void pack_weight_panels(const PackWeightParams& p) {
-  pack_matrix<Policy>(p, p.weight, 0);
-  if (p.up != nullptr) pack_matrix<Policy>(p, p.up, panel_features<Policy>(true));
-}
 
 // Lays up to kRows tokens out as one input panel; depth beyond in_features is zero.
 template <typename Policy>
