@@ -116,7 +116,7 @@ class LLM:
             chat_template,
             score_template,
         )
-        renderer = Renderer(loaded.tokenizer, loaded.model.vocab_size, loaded.model.encoder.shape.type_vocab_size)
+        renderer = Renderer(loaded.tokenizer, loaded.model.vocab_size, loaded.model.type_vocab_size)
         self._engine = Engine(loaded.model, renderer, config, loaded.max_model_len)
         if self_check:
             try:
