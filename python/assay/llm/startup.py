@@ -47,6 +47,12 @@ class Loaded:
     max_model_len: int
     match: Match | None = None
 
+    @property
+    def is_converted(self) -> bool:
+        """Whether the head is made of rows of a language-model head."""
+        config = self.model.hf_config
+        return config.get("method") is not None or bool(config.get("is_original_qwen3_reranker"))
+
     def view(self, config: EngineConfig) -> EngineView:
         """What `llm.llm_engine` shows of it."""
         model = ModelView(
