@@ -104,7 +104,7 @@ def test_tasks_and_their_errors(folder, tmp_path):
     ):
         load(folder, config=PoolerConfig(task="embed"))
     with pytest.raises(ConfigError, match="STEP"):
-        load(folder, config=PoolerConfig(pooling_type="STEP"))
+        load(make(tmp_path / "e", "Bert", "Model"), config=PoolerConfig(pooling_type="STEP"))
     token = load(make(tmp_path / "t", "Bert", "ForTokenClassification"))
     assert (token.supported_tasks, token.task, token.score_kind) == (("token_classify",), "token_classify", None)
 

@@ -10,6 +10,7 @@ import pytest
 
 import reranker_tokenizers as tokenizers
 from assay.adapt import Adapted, adapt
+from assay.config import PoolerConfig
 from assay.errors import ConfigError, UnsupportedModelError
 from assay.files import ModelFiles
 from assay.hf_config import HFConfig
@@ -32,7 +33,7 @@ def folder(parent: Path, tokenizer: Any, config: dict[str, Any], name: str = "mo
 
 def run(path: Path, overrides: dict[str, Any] | None = None, name: str | None = None, **settings: str) -> Adapted:
     files = ModelFiles(str(path) if name is None else name, path)
-    return adapt(files, HFConfig.from_folder(path, overrides), **settings)
+    return adapt(files, HFConfig.from_folder(path, overrides), PoolerConfig(), **settings)
 
 
 def summary(adapted: Adapted) -> tuple[Any, ...]:

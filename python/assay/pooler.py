@@ -9,6 +9,8 @@ from assay import ops
 from assay.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
     from assay.batch import RaggedBatch
@@ -44,10 +46,22 @@ def active_task(config: PoolerConfig, supported: tuple[str, ...], architecture: 
     return next(task for task in TASK_ORDER if task in supported)
 
 
+def with_step_default(config: PoolerConfig, step_tag_id: int | None, tasks: Iterable[str]) -> PoolerConfig:
+    """The config with what a process reward model pools by default: STEP, at the rows of its own tag.
+
+    Raises ConfigError where STEP pooling is asked of a model that does not classify tokens.
+    """
+    if step_tag_id is not None and config.tok_pooling_type is None:
+        config = config.replace(tok_pooling_type="STEP")
+    if config.tok_pooling_type != "STEP":
+        return config
+    if "token_classify" not in tasks:
+        raise ConfigError("tok_pooling_type='STEP' needs a model that classifies tokens; this one has no such head")
+    return config if config.step_tag_id is not None else config.replace(step_tag_id=step_tag_id)
+
+
 def seq_pooling(config: PoolerConfig, default: tuple[str, ...]) -> tuple[str, ...]:
-    """The pooling modes of a sequence task: PoolerConfig's, else `default`; raises ConfigError for STEP pooling."""
-    if config.tok_pooling_type == "STEP":
-        raise ConfigError("tok_pooling_type='STEP' needs a process reward model; this architecture pools ALL tokens")
+    """The pooling modes of a sequence task: PoolerConfig's, else `default`."""
     return default if config.seq_pooling_type is None else (SEQ_POOLING[config.seq_pooling_type],)
 
 

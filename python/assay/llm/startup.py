@@ -101,7 +101,8 @@ def load(
     files = resolve_model(name, revision=revision, token=token, offline=offline)
     if tokenizer is not None and Path(tokenizer).is_dir():
         files = replace(files, tokenizer_folder=Path(tokenizer))
-    adapted = adapt(files, HFConfig.from_folder(files.folder, hf_overrides), runner=runner, convert=convert)
+    hf_config = HFConfig.from_folder(files.folder, hf_overrides)
+    adapted = adapt(files, hf_config, pooler_config, runner=runner, convert=convert)
     hf_config = adapted.hf_config
     _check_head_dtype(hf_config.get("head_dtype"))
     if config.num_threads is not None:
@@ -110,7 +111,7 @@ def load(
         files,
         hf_config,
         dtype=dtype,
-        pooler_config=pooler_config,
+        pooler_config=adapted.pooler_config,
         max_batch_tokens=max(config.max_batch_tokens, max_model_len or 0),
         max_batch_size=config.max_batch_size,
         max_model_len=max_model_len,
