@@ -225,7 +225,7 @@ def test_check_reports_without_reading_weights(folder, tmp_path):
 
 
 def test_check_says_why_not(folder):
-    report = check_model(resolve_model(folder), {"architectures": ["LlamaForCausalLM"]})
+    report = check_model(resolve_model(folder), {"architectures": ["NoSuchForSequenceClassification"]})
     assert not report.supported
-    assert report.architecture == "LlamaForCausalLM"
+    assert report.architecture == "NoSuchForSequenceClassification"
     assert report.reason is not None and "Supported architectures" in report.reason

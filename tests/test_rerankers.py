@@ -221,3 +221,74 @@ def test_a_saved_reranker_scores_as_sentence_transformers(stranger: Path, tmp_pa
         text = llm.get_tokenizer().decode(asked.prompt_token_ids)
         assert text.startswith("<|im_start|>system\nJudge something else.<|im_end|>\n<|im_start|>query\n")
     assert json.loads((tmp_path / "saved" / "modules.json").read_text())[1]["type"].endswith("LogitScore")
+
+
+# ---- classifiers with a head of their own --------------------------------------------------------------------------
+
+
+def test_a_converted_copy_encodes_pairs_as_sentence_transformers(tmp_path: Path) -> None:
+    """As tomaarsen/Qwen3-Reranker-0.6B-seq-cls is meant: callers format the texts, so no template stands in between."""
+    st = pytest.importorskip("sentence_transformers")
+    folder = tiny_rerankers.make(tmp_path, "qwen3-reranker", head="ForSequenceClassification", num_labels=1)
+    reference = st.CrossEncoder(str(folder), device="cpu")
+    queries = [QUERY, "is it worth it?", "price"]
+    docs = [doc for doc in DOCS if doc.strip()][:3]
+    expected = {
+        "1:1": reference.predict([(QUERY, docs[0])], batch_size=1),
+        "1:N": reference.predict([(QUERY, doc) for doc in docs], batch_size=1),
+        "N:N": reference.predict(list(zip(queries, docs, strict=True)), batch_size=1),
+    }
+    with LLM(folder) as llm:
+        found = {
+            "1:1": llm.score(QUERY, docs[0]),
+            "1:N": llm.score(QUERY, docs),
+            "N:N": llm.score(queries, docs),
+        }
+        for pairing, outputs in found.items():
+            assert llms.close(scores(outputs), torch.tensor(expected[pairing]).float()), pairing
+        tokenizer = RERANKERS["qwen3-reranker"].tokenizer()
+        assert found["1:1"][0].prompt_token_ids == tokenizer(QUERY, docs[0])["input_ids"]
+        text = "\n".join(["{{ messages[0].content }}", "{{ messages[1].content }}"])
+        (templated,) = llm.score(QUERY, docs[0], chat_template=text)
+        assert templated.prompt_token_ids == tokenizer(f"{QUERY}\n{docs[0]}")["input_ids"]
+
+
+@pytest.mark.parametrize("kind", ["qwen3-reranker", "bge-reranker-v2-gemma"])
+def test_limits_give_exact_totals(kind: str, folders: dict[str, Path]) -> None:
+    """The prompt loses what the query and the document lose, and the template nothing."""
+    text = "A battery that lasts two days is worth the extra weight and then some more of it"
+    tokenizer = RERANKERS[kind].tokenizer()
+    content = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    limits = {"none": {}, "query": {"max_tokens_per_query": 10}, "doc": {"max_tokens_per_doc": 10}}
+    limits["both"] = {**limits["query"], **limits["doc"]}
+    with LLM(folders[kind]) as llm:
+        sizes = {}
+        for name, keys in limits.items():
+            (output,) = llm.score(text, text, pooling_params=PoolingParams(extra_kwargs=keys))
+            sizes[name] = len(output.prompt_token_ids)
+        lost = content - 10
+        assert lost > 0 and sizes["none"] == len(prompt(kind, text, text))
+        assert sizes == {
+            "none": sizes["none"],
+            "query": sizes["none"] - lost,
+            "doc": sizes["none"] - lost,
+            "both": sizes["none"] - 2 * lost,
+        }
+
+
+def test_the_tokenizers_own_template_is_not_for_pairs(tmp_path: Path) -> None:
+    folder = shutil.copytree(llms.folder(num_labels=1), tmp_path / "model")
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    with LLM(folder) as llm:
+        tokenizer = llms.reference(num_labels=1)[1]
+        assert llm.score(QUERY, DOCS[-1])[0].prompt_token_ids == tokenizer(QUERY, DOCS[-1])["input_ids"]
+
+
+def test_the_config_in_use_can_be_read(case: tuple[str, Path, LLM]) -> None:
+    kind, _, llm = case
+    config = llm.llm_engine.model_config
+    assert config.hf_config.num_labels == 1
+    is_causal = kind != "llama-nemotron-rerank"
+    assert config.attn_type == ("decoder" if is_causal else "encoder_only")
+    assert config.pooler_config.seq_pooling_type == ("LAST" if is_causal else "MEAN")
+    assert config.pooler_config.tok_pooling_type == "ALL"

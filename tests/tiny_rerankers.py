@@ -76,14 +76,14 @@ RERANKERS = {
 }
 
 
-def make(parent: Path, kind: str, **config: Any) -> Path:
-    """Write a checkpoint of a kind, under the name such models have."""
+def make(parent: Path, kind: str, head: str | None = None, **config: Any) -> Path:
+    """Write a checkpoint of a kind, under the name such models have; head: instead of the one such models have."""
     import transformers
 
     spec = RERANKERS[kind]
     tokenizer = spec.tokenizer()
     values = {**_SIZES, "vocab_size": len(tokenizer), "tie_word_embeddings": spec.is_tied, **config}
-    head = "ForCausalLM" if spec.labels is not None else "ForSequenceClassification"
+    head = head or ("ForCausalLM" if spec.labels is not None else "ForSequenceClassification")
     if spec.labels is None:
         values.update(num_labels=1, is_causal=False)
     for key in ("pad_token_id", "eos_token_id", "bos_token_id"):

@@ -9,7 +9,7 @@ from assay import ops
 from assay.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from torch import Tensor
 
@@ -23,6 +23,7 @@ TASK_ORDER = ("embed&token_classify", "embed", "classify", "token_embed", "token
 
 SEQ_POOLING = {"CLS": "cls", "LAST": "last_token", "MEAN": "mean"}
 """PoolerConfig's names of what `ops.pool` calls a pooling."""
+_SEQ_NAMES = {mode: name for name, mode in SEQ_POOLING.items()}
 
 _DECLARED_BY_PROBLEM_TYPE = {"regression": "identity", "multi_label_classification": "sigmoid"}
 _TORCH_MODULES = "torch.nn.modules."
@@ -58,6 +59,14 @@ def with_step_default(config: PoolerConfig, step_tag_id: int | None, tasks: Iter
     if "token_classify" not in tasks:
         raise ConfigError("tok_pooling_type='STEP' needs a model that classifies tokens; this one has no such head")
     return config if config.step_tag_id is not None else config.replace(step_tag_id=step_tag_id)
+
+
+def with_pooling_in_use(config: PoolerConfig, tasks: Mapping[str, tuple[str, ...]]) -> PoolerConfig:
+    """The config with the pooling types of these tasks written out, where PoolerConfig has names for them."""
+    modes = tasks.get("classify") or tasks.get("embed") or ()
+    sequence = _SEQ_NAMES.get(modes[0]) if len(modes) == 1 else None
+    token = config.tok_pooling_type or ("ALL" if {"token_classify", "token_embed"} & tasks.keys() else None)
+    return config.replace(seq_pooling_type=sequence, tok_pooling_type=token)
 
 
 def seq_pooling(config: PoolerConfig, default: tuple[str, ...]) -> tuple[str, ...]:

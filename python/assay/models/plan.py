@@ -12,7 +12,15 @@ from assay.files import sentence_config
 from assay.hf_config import HFConfig, read_json
 from assay.models.registry import resolve
 from assay.models.sentence_transformer import Modules, read_modules, with_saved_activation
-from assay.pooler import SEQ_POOLING, Activation, active_task, resolve_activation, seq_pooling, with_step_default
+from assay.pooler import (
+    SEQ_POOLING,
+    Activation,
+    active_task,
+    resolve_activation,
+    seq_pooling,
+    with_pooling_in_use,
+    with_step_default,
+)
 from assay.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -96,7 +104,7 @@ def make_plan(files: ModelFiles, hf_config: HFConfig, pooler_config: PoolerConfi
         head_plan=head_plan,
         shape=shape,
         hf_config=hf_config,
-        pooler_config=pooler_config.replace(use_activation=use_activation),
+        pooler_config=with_pooling_in_use(pooler_config, tasks).replace(use_activation=use_activation),
         tasks=tasks,
         task=task,
         activation=resolve_activation(hf_config, pooler_config, hf_config.num_labels) if has_classifier else None,
