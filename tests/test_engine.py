@@ -71,7 +71,7 @@ def test_texts_and_ids_mix(engine: Engine) -> None:
 def test_batches_respect_the_budgets() -> None:
     engine, model = make_engine()
     with engine:
-        values(engine, [[1] * 30] * 50 + [[1]] * 100)
+        values(engine, [[index + 1] * 30 for index in range(50)] + [[index + 1] for index in range(100)])
     assert max(model.batch_sizes) <= 16
     assert max(model.batch_tokens) <= 128
     assert sum(model.batch_sizes) == 150
@@ -81,7 +81,7 @@ def test_budget_grows_to_the_longest_sequence() -> None:
     engine, model = make_engine(max_batch_tokens=8)
     with engine:
         assert values(engine, [[1] * 64]) == [expected([1] * 64)]
-        values(engine, [[1] * 16] * 40)
+        values(engine, [[index + 1] * 16 for index in range(40)])
     assert max(model.batch_tokens) == 64
 
 
@@ -200,10 +200,11 @@ def test_a_bad_prompt_raises_and_aborts_the_rest() -> None:
 def test_leaving_the_iteration_aborts_the_rest() -> None:
     engine, model = make_engine(FakeModel(delay_s=0.002))
     with engine:
-        with closing(engine.run(job([[1]] * 5000))) as results:
+        with closing(engine.run(job([index % 600 + 1, index // 600 + 1] for index in range(5000)))) as results:
             next(results)
+        assert engine.num_waiting == 0
         deadline = time.monotonic() + 5
-        while engine.num_waiting and time.monotonic() < deadline:
+        while engine.stats().running_items and time.monotonic() < deadline:
             time.sleep(0.01)
         done = sum(model.batch_sizes)
         assert done < 1000
