@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 access_logger = logging.getLogger("assay.access")
 
 RECORD: Final = "assay.record"
-"""Key of a request's scope under which handlers leave what is worth logging; never a text."""
+"""Key of a request's scope under which handlers leave the route and what is worth logging; never a text."""
 QUIET: Final = frozenset(("/health", "/ping", "/ready", "/metrics", "/load", "/version"))
 """Routes that are asked so often that logging them would hide the rest."""
 _SLASHES: Final = re.compile(r"/{2,}")
@@ -73,7 +73,7 @@ class EdgeMiddleware:
         return uuid.uuid4().hex.encode() if self._options.request_id_headers else None
 
     def _report(self, scope: Scope, status: int, seconds: float, record: dict[str, Any]) -> None:
-        route = getattr(scope.get("route"), "path", "")
+        route = record.pop("route", "")
         self._metrics.http.labels(route=route, method=_method(scope), status=str(status)).inc()
         if self._options.access_log and route not in QUIET:
             facts = {"method": scope["method"], "path": route or route_path(scope)[:200], "status": status}

@@ -61,6 +61,8 @@ def failure_of(err: BaseException, overload_status: int = 429) -> Failure:
     if isinstance(err, Refused):
         return err.failure
     message = scrubbed(_with_notes(err))
+    if isinstance(err, errors.EngineDrainingError):
+        return Failure(503, UNAVAILABLE, message, retry_after_s=DRAIN_RETRY_S)
     if isinstance(err, errors.OverloadedError):
         return Failure(overload_status, "OverloadedError", message, retry_after_s=max(err.retry_after_s, 0.001))
     if isinstance(err, errors.DeadlineExceededError):

@@ -13,6 +13,8 @@ import assay
 from assay.server.metrics import CONTENT_TYPE
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
+
     from assay.server.served import ServedModel
     from assay.server.state import ServerState
 
@@ -24,30 +26,30 @@ class Info:
         self._state = state
         self._created = int(time.time())
 
-    async def health(self) -> Response:
+    async def health(self, request: Request) -> Response:
         """200 while every engine serves, 503 once one is dead. Also while the server is draining."""
         death = self._state.lifecycle.death
         return _json({"status": "ok" if death is None else "dead", "unix": time.time()}, 200 if death is None else 503)
 
-    async def ready(self) -> Response:
+    async def ready(self, request: Request) -> Response:
         """200 once every model has answered an input, until the server is told to stop."""
         is_ready = self._state.lifecycle.is_ready
         return _json({"ready": is_ready}, 200 if is_ready else 503)
 
-    async def version(self) -> Response:
+    async def version(self, request: Request) -> Response:
         """The package's version."""
         return _json({"version": assay.__version__})
 
-    async def load(self) -> Response:
+    async def load(self, request: Request) -> Response:
         """Requests being worked on, where load tracking is on."""
         lifecycle = self._state.lifecycle
         return _json({"server_load": lifecycle.num_in_flight if self._state.settings.load_tracking else 0})
 
-    async def metrics(self) -> Response:
+    async def metrics(self, request: Request) -> Response:
         """Prometheus text."""
         return Response(self._state.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
-    async def models(self) -> Response:
+    async def models(self, request: Request) -> Response:
         """OpenAI's list: one card per served name."""
         cards = [self._card(model, name) for model in self._state.models for name in model.names]
         return _json({"object": "list", "data": cards})
@@ -78,10 +80,10 @@ class Info:
             "permission": [permission],
         }
 
-    async def info(self) -> Response:
+    async def info(self, request: Request) -> Response:
         """GET /info of text-embeddings-inference, about the default model: every key its clients insist on."""
         model = self._state.models.default
-        config = model.engine.config
+        config = model.llm.llm_engine.vllm_config.scheduler_config
         names = {str(index): label for index, label in model.id2label.items()}
         maps = {"id2label": names, "label2id": {label: index for index, label in model.id2label.items()}}
         if model.task != "classify":

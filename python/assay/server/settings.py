@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 from assay.errors import ConfigError
 
-NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 DEFAULT_MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 OVERLOAD_STATUSES: Final = (429, 503)
 
@@ -21,7 +19,7 @@ class ModelSpec:
 
     names: tuple[str, ...]
     source: str
-    keywords: Mapping[str, Any] = NOTHING
+    keywords: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +40,7 @@ class RequestPolicy:
     trust_chat_template: bool = False
     trust_media_options: bool = False
     chat_template: str | None = None
-    chat_template_kwargs: Mapping[str, Any] = NOTHING
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _positive("max_body_bytes", self.max_body_bytes)

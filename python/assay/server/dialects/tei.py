@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from assay.server.dialects.base import Dialect, Operation, Reply, Stamp
+from assay.server.dialects.fields import FirstError, Texts
 from assay.server.dialects.parsing import parsed
 from assay.server.errors import refuse
 from assay.server.request import Call, Encode, Score
@@ -31,8 +32,6 @@ def fail(failure: Failure) -> tuple[int, dict[str, Any]]:
 
 DIALECT = Dialect("tei", fail, ignores_model=True)
 
-Texts = Annotated[list[str], FailFast()]
-
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="ignore")
@@ -45,7 +44,7 @@ class _Body(BaseModel):
 class Predict(_Body):
     """POST /predict: one text, one pair (a list of one or two texts), or a batch of both (a list of such lists)."""
 
-    inputs: str | Texts | Annotated[list[Texts], FailFast()]
+    inputs: str | Texts | Annotated[list[Texts], FirstError()]
 
 
 class RerankTexts(_Body):

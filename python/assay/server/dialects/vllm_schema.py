@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field
+
+from assay.server.dialects.fields import Count, FirstError, Salt, Texts, TokenIds
 
 INT64 = 2**63
-
-Salt = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string", "maxLength": 128}, {"type": "null"}]})]
-"""Checked by hand, for the exact messages."""
 
 
 class Body(BaseModel):
@@ -50,14 +49,14 @@ class Window(BaseModel):
 class Completion(BaseModel):
     """Keys of the form with plain inputs."""
 
-    input: str | list[str] | list[int] | list[list[int]]
+    input: str | Texts | TokenIds | Annotated[list[TokenIds], FirstError()]
     add_special_tokens: bool = True
 
 
 class ChatForm(BaseModel):
     """Keys of the form with a conversation; it yields one item."""
 
-    messages: list[dict[str, Any]]
+    messages: Annotated[list[dict[str, Any]], FirstError()]
     add_generation_prompt: bool = False
     continue_final_message: bool = False
     add_special_tokens: bool = False
@@ -125,7 +124,7 @@ class Content(BaseModel):
     text: str | None = None
 
 
-Side = str | Content | list[str | Content]
+Side = str | Content | Annotated[list[str | Content], FirstError()]
 
 
 class Scored(Activated):
@@ -196,4 +195,4 @@ class Detokenize(BaseModel):
     """POST /detokenize."""
 
     model: str | None = None
-    tokens: list[Annotated[int, Field(ge=0)]]
+    tokens: Annotated[list[Count], FirstError()]
