@@ -131,10 +131,8 @@ def _add_layers(app: FastAPI, state: ServerState, access: Access) -> None:
     """Innermost first: what comes later sees a request earlier."""
     for path in state.settings.middleware:
         layer = _imported(path)
-        if inspect.isclass(layer):
-            app.add_middleware(layer)
-        else:
-            app.middleware("http")(layer)
+        add: Any = app.add_middleware if inspect.isclass(layer) else app.middleware("http")
+        add(layer)
     app.add_middleware(AuthMiddleware, keys=state.keys, open_paths=access.open_paths)
     if access.allowed_origins:
         app.add_middleware(

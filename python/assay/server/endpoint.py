@@ -92,7 +92,9 @@ class Endpoint:
     def _is_served(self) -> bool:
         """Whether any model answers this route; where none does it does not exist, whatever the body says."""
         check = self.rows[-1].operation.check
-        for model in self._state.models if check is not None else ():
+        if check is None:
+            return True
+        for model in self._state.models:
             try:
                 check(model)
             except NotFound:
@@ -100,7 +102,7 @@ class Endpoint:
             except Refused:  # it exists, and says why it does not work
                 return True
             return True
-        return check is None
+        return False
 
     async def _parsed(self, operation: Operation, body: Any, size: int) -> Call:
         policy = self._state.settings.requests

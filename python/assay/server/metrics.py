@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from assay.server.result import Answer
     from assay.server.served import ServedModel
 
-SECONDS: Final = tuple(x / 1e3 for x in (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2500, 5000, 10000, 60000))
+SECONDS: Final = tuple(
+    x / 1e3 for x in (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2500, 5000, 10000, 60000)
+)
 """Buckets from a quarter of a millisecond to a minute."""
 TOKENS: Final = (8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384, 65536, 262144, 1048576)
 ITEMS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)

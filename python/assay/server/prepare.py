@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from assay.inputs import check_cache_salt
 from assay.llm.session import CallOptions
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from assay.outputs import PoolingOutput, PoolingRequestOutput
     from assay.server.served import ServedModel
     from assay.server.settings import RequestPolicy
+
 
 @dataclass(frozen=True, slots=True)
 class PreparedCall:

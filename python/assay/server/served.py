@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from assay.server.errors import refuse
 
@@ -141,4 +141,3 @@ class ModelTable:
             message = f"The model `{name[:200]}` does not exist. Valid aliases: {names}."
             raise refuse(message, status=404, kind="NotFoundError", param="model")
         return model
-

@@ -22,7 +22,7 @@ from assay.server.dialects.vllm_form import (
 )
 from assay.server.dialects.vllm_pooling import format_pooling
 from assay.server.errors import NotFound, refuse
-from assay.server.request import Call, Encode
+from assay.server.request import Call, Encode, Score
 
 if TYPE_CHECKING:
     from assay.server.errors import Failure
@@ -250,6 +250,7 @@ def parse_rerank(body: Any, policy: RequestPolicy) -> Call:
 def parse_rerank_v2(body: Any, policy: RequestPolicy) -> Call:
     """POST /v2/rerank: Cohere's clients state a limit of their own, which only says how far a document may be cut."""
     call = parse_rerank(body, policy)
+    assert isinstance(call.work, Score)
     return dataclasses.replace(call, work=dataclasses.replace(call.work, has_soft_limits=True))
 
 
