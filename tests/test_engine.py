@@ -13,23 +13,10 @@ import pytest
 import torch
 
 from assay.batch import Sequence
-from assay.config import EngineConfig
-from assay.engine import Engine, Job
+from assay.engine import Engine
 from assay.errors import EngineDeadError, NonFiniteError, ValidationError
-from assay.rendering import Renderer
-from assay.tokenize_options import TokenizeOptions
+from engines import expected, job, make_engine
 from fakes import BROKEN_ID, POISON_ID, FakeModel, FakeTokenizer
-
-MAX_MODEL_LEN = 64
-
-
-def make_engine(
-    model: FakeModel | None = None, tokenizer: FakeTokenizer | None = None, **settings: int
-) -> tuple[Engine, FakeModel]:
-    model = model or FakeModel()
-    config = EngineConfig(**{"max_batch_tokens": 128, "max_batch_size": 16, **settings})
-    renderer = Renderer(tokenizer or FakeTokenizer(), vocab_size=1000, type_vocab_size=2)  # type: ignore[arg-type]
-    return Engine(model, renderer, config, MAX_MODEL_LEN), model
 
 
 @pytest.fixture
@@ -37,15 +24,6 @@ def engine() -> Iterator[Engine]:
     built, _ = make_engine()
     with built:
         yield built
-
-
-def job(prompts: Iterable[object], use_activation: bool = False) -> Job:
-    listed: list[Any] = list(prompts)
-    return Job(listed, TokenizeOptions(MAX_MODEL_LEN), [use_activation] * len(listed))
-
-
-def expected(ids: list[int]) -> list[float]:
-    return [float(sum(ids)), float(len(ids))]
 
 
 def values(engine: Engine, prompts: Iterable[object]) -> list[list[float]]:
