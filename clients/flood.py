@@ -1,0 +1,77 @@
+"""One request so big that the server's queue is full for a few seconds."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from typing import Any
+
+from texts import QUERY
+
+FLOOD_S = 3.0
+FULL_TIMEOUT_S = 20.0
+PROBE_PAUSE_S = 0.02
+CALIBRATION_ITEMS = 8
+PASSAGE = "The committee met on the second floor and went through the minutes of the meeting before the last. " * 12
+
+
+class FloodError(Exception):
+    """The server refused the flood itself, or never became full."""
+
+
+class Flood:
+    """A context in which the server is full when it is entered; leaving it waits for the end of the flood."""
+
+    def __init__(self, port: int, kind: str) -> None:
+        self._port, self._kind = port, kind
+        self._status: int | None = None
+        self._thread = threading.Thread(target=self._run, name="flood", daemon=True)
+
+    def body(self, count: int, salt: str = "") -> dict[str, Any]:
+        """A request with that many passages, no two alike."""
+        passages = [f"{salt}{number}. {PASSAGE}" for number in range(count)]
+        return {"query": QUERY, "documents": passages} if self._kind == "rerank" else {"input": passages}
+
+    @property
+    def path(self) -> str:
+        """Where it is sent."""
+        return {"rerank": "/rerank", "classify": "/classify", "embed": "/v1/embeddings"}[self._kind]
+
+    def post(self, body: dict[str, Any]) -> int:
+        """The status of one request."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=120)
+        try:
+            headers = {"Content-Type": "application/json"}
+            connection.request("POST", self.path, body=json.dumps(body).encode(), headers=headers)
+            reply = connection.getresponse()
+            reply.read()
+            return reply.status
+        finally:
+            connection.close()
+
+    def _count(self) -> int:
+        """Passages that keep the server busy for FLOOD_S."""
+        self.post(self.body(CALIBRATION_ITEMS, "warm "))
+        start = time.perf_counter()
+        self.post(self.body(CALIBRATION_ITEMS, "measured "))
+        return max(CALIBRATION_ITEMS, int(CALIBRATION_ITEMS * FLOOD_S / (time.perf_counter() - start)))
+
+    def _run(self) -> None:
+        self._status = self.post(self._flood)
+
+    def __enter__(self) -> Flood:
+        self._flood = self.body(self._count(), "flood ")
+        self._thread.start()
+        deadline = time.monotonic() + FULL_TIMEOUT_S
+        while self.post(self.body(1, f"probe {time.monotonic_ns()} ")) != 429:
+            if time.monotonic() > deadline or not self._thread.is_alive():
+                raise FloodError(f"the server never answered 429; the flood ended with {self._status}")
+            time.sleep(PROBE_PAUSE_S)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+        if self._status != 200:
+            raise FloodError(f"the flood, sent to an idle server, ended with status {self._status}")
