@@ -222,6 +222,10 @@ struct EncoderLayer {
                                 Policy::put_input(wide_panels + r / Policy::kRows * wide_panel,
                                                   static_cast<int>(r % Policy::kRows), col, v);
                               });
+      for (std::int64_t r = 0; r < rows; r += Policy::kRows) {
+        seal_panel<Policy>(wide_panels + r / Policy::kRows * wide_panel,
+                           static_cast<int>(min_of(Policy::kRows, rows - r)), wide_panel / Policy::kPanelBlockBytes);
+      }
       add_product(wide_panels, p.mlp_down, row0, rows);
       for (std::int64_t r = 0; r < rows; ++r) norm_row(row0 + r, p.mlp_norm_weight, p.mlp_norm_bias);
     }

@@ -8,6 +8,9 @@ using Bfloat16Policy = TileBfloat16;
 #elif defined(__AVX512BF16__)
 using Float32Policy = FmaFloat32;
 using Bfloat16Policy = DotBfloat16;
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+using Float32Policy = FmaFloat32;
+using Bfloat16Policy = FixedPoint;
 #else
 using Float32Policy = FmaFloat32;
 using Bfloat16Policy = FmaBfloat16;
@@ -48,18 +51,38 @@ std::size_t packed_bytes(std::int64_t out_features, std::int64_t in_features) {
   return static_cast<std::size_t>(ceil_div(out_features, Policy::kCols) * weight_panel_bytes<Policy>(in_features));
 }
 
+// One output feature's weights into its column of a panel.
+template <typename Policy>
+void pack_weight_row(const PackWeightParams& p, std::int64_t row, char* panel, int col) {
+  for (std::int64_t depth = 0; depth < p.in_features; ++depth) {
+    Policy::put_weight(panel + (depth / Policy::kDepth) * Policy::kWeightBlockBytes,
+                       static_cast<int>(depth % Policy::kDepth), col, weight_at(p, row, depth));
+  }
+}
+
 template <typename Policy>
 void pack_weight_panels(const PackWeightParams& p) {
   const std::int64_t panel_bytes = weight_panel_bytes<Policy>(p.in_features);
   for (std::int64_t row = 0; row < p.out_features; ++row) {
-    char* panel = static_cast<char*>(p.packed) + (row / Policy::kCols) * panel_bytes;
-    for (std::int64_t col = 0; col < p.in_features; ++col) {
-      Policy::put_weight(panel + (col / Policy::kDepth) * Policy::kWeightBlockBytes,
-                         static_cast<int>(col % Policy::kDepth), static_cast<int>(row % Policy::kCols),
-                         weight_at(p, row, col));
-    }
+    pack_weight_row<Policy>(p, row, static_cast<char*>(p.packed) + (row / Policy::kCols) * panel_bytes,
+                            static_cast<int>(row % Policy::kCols));
   }
 }
+
+// What a panel needs between its last put_input and its first micro: nothing, but for block fixed point.
+template <typename Policy>
+void seal_panel(char*, int, std::int64_t) {}
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+template <>
+void pack_weight_row<FixedPoint>(const PackWeightParams& p, std::int64_t row, char* panel, int col) {
+  FixedPoint::pack_weight(p, row, panel, col);
+}
+template <>
+void seal_panel<FixedPoint>(char* panel, int rows, std::int64_t num_blocks) {
+  FixedPoint::seal_panel(panel, rows, num_blocks);
+}
+#endif
 
 // Lays up to kRows tokens out as one input panel; depth beyond in_features is zero.
 template <typename Policy>
@@ -74,6 +97,7 @@ void pack_input_panel(const void* x, DType dtype, std::int64_t stride, std::int6
       Policy::put_input(panel, r, col, left > 0 ? load_row(row, dtype, col, left) : vec_zero());
     }
   }
+  seal_panel<Policy>(panel, rows, depth / Policy::kDepth);
 }
 
 // Where finished rows go when they leave as a row-major tensor.
@@ -266,6 +290,8 @@ const char* arithmetic_name(Arithmetic arithmetic) {
   return arithmetic == Arithmetic::kFloat32 ? "float32 as three bfloat16 tile products" : "bfloat16 tile products";
 #elif defined(__AVX512BF16__)
   return arithmetic == Arithmetic::kFloat32 ? "float32 fused multiply-add" : "bfloat16 dot products";
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+  return arithmetic == Arithmetic::kFloat32 ? "float32 fused multiply-add" : "13-bit block fixed point products";
 #else
   return arithmetic == Arithmetic::kFloat32 ? "float32 fused multiply-add"
                                             : "float32 fused multiply-add on bfloat16 weights";
