@@ -1,4 +1,4 @@
-"""One request so big that the server's queue is full for a few seconds."""
+"""Requests so big that the server's queue is full for a few seconds."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ FLOOD_S = 3.0
 FULL_TIMEOUT_S = 20.0
 PROBE_PAUSE_S = 0.02
 CALIBRATION_ITEMS = 8
+NUM_REQUESTS = 2
+"""One request, however long, fills half of the queue at most: so many of them fill it."""
 PASSAGE = "The committee met on the second floor and went through the minutes of the meeting before the last. " * 12
 
 
@@ -26,8 +28,8 @@ class Flood:
 
     def __init__(self, port: int, kind: str) -> None:
         self._port, self._kind = port, kind
-        self._status: int | None = None
-        self._thread = threading.Thread(target=self._run, name="flood", daemon=True)
+        self._statuses: list[int] = []
+        self._threads: list[threading.Thread] = []
 
     def body(self, count: int, salt: str = "") -> dict[str, Any]:
         """A request with that many passages, no two alike."""
@@ -58,20 +60,24 @@ class Flood:
         self.post(self.body(CALIBRATION_ITEMS, "measured "))
         return max(CALIBRATION_ITEMS, int(CALIBRATION_ITEMS * FLOOD_S / (time.perf_counter() - start)))
 
-    def _run(self) -> None:
-        self._status = self.post(self._flood)
+    def _run(self, body: dict[str, Any]) -> None:
+        self._statuses.append(self.post(body))
 
     def __enter__(self) -> Flood:
-        self._flood = self.body(self._count(), "flood ")
-        self._thread.start()
+        count = self._count() // NUM_REQUESTS
+        for number in range(NUM_REQUESTS):
+            body = self.body(count, f"flood {number} ")
+            self._threads.append(threading.Thread(target=self._run, args=(body,), name="flood", daemon=True))
+            self._threads[-1].start()
         deadline = time.monotonic() + FULL_TIMEOUT_S
         while self.post(self.body(1, f"probe {time.monotonic_ns()} ")) != 429:
-            if time.monotonic() > deadline or not self._thread.is_alive():
-                raise FloodError(f"the server never answered 429; the flood ended with {self._status}")
+            if time.monotonic() > deadline or self._statuses:
+                raise FloodError(f"the server never answered 429; the flood ended with {self._statuses}")
             time.sleep(PROBE_PAUSE_S)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._thread.join()
-        if self._status != 200:
-            raise FloodError(f"the flood, sent to an idle server, ended with status {self._status}")
+        for thread in self._threads:
+            thread.join()
+        if self._statuses != [200] * NUM_REQUESTS:
+            raise FloodError(f"the flood, sent to an idle server, ended with {self._statuses}")
