@@ -51,13 +51,18 @@ def posts(exchanges: list[Exchange]) -> list[Exchange]:
     return [exchange for exchange in exchanges if exchange.method == "POST"]
 
 
+def on_the_wire(exchange: Exchange) -> str:
+    """The status, with the wait that was asked for."""
+    after = exchange.headers.get("retry-after")
+    return str(exchange.status) if after is None else f"{exchange.status}({after} s)"
+
+
 def summary(answer: dict[str, Any], exchanges: list[Exchange]) -> str:
-    """Statuses on the wire, and what the client made of them."""
-    wire = " ".join(str(exchange.status) for exchange in posts(exchanges) or exchanges)
+    """What went over the wire, and what the client made of it."""
+    wire = " ".join(on_the_wire(exchange) for exchange in posts(exchanges) or exchanges)
     if "ok" in answer:
         return f"{wire}: answered"
-    error = answer["error"]
-    return f"{wire}: {error['type']}: {error['message'][:160]}"
+    return f"{wire}: raised {answer['error']['type']}"
 
 
 def happy(case: Case, stage: Stage) -> Outcome:

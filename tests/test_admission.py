@@ -15,8 +15,11 @@ from assay.errors import DeadlineExceededError, EngineDrainingError, OverloadedE
 from assay.throughput import Throughput
 
 
+BATCH = 128
+
+
 def admission(limit: int | None, tokens_per_s: float = 0.0) -> Admission:
-    throughput = Throughput(128)
+    throughput = Throughput(BATCH)
     if tokens_per_s:
         throughput.add(round(tokens_per_s * 0.5), 10, 0.5)
     return Admission(limit, throughput)
@@ -42,7 +45,7 @@ def test_a_refused_caller_is_told_how_long_the_excess_takes() -> None:
     gate.enter(admitted(400)[0])
     with pytest.raises(OverloadedError, match="900 tokens are waiting") as refused:
         gate.enter(admitted(300)[0])
-    assert refused.value.retry_after_s == pytest.approx((900 + 300 - 1000) / 200)
+    assert refused.value.retry_after_s == pytest.approx((900 + 300 - 1000 + BATCH) / 200)
     assert pickle.loads(pickle.dumps(refused.value)).retry_after_s == refused.value.retry_after_s
 
 
@@ -74,6 +77,15 @@ def test_the_estimate_is_what_sharing_step_by_step_comes_to() -> None:
             computed += sum(min(step, tokens) for tokens in left)
             left = [max(0.0, tokens - step) for tokens in left]
         assert computed - len(jobs) * step <= estimate <= computed + 1e-6
+
+
+def test_nobody_waits_longer_than_all_that_is_there_takes() -> None:
+    gate = admission(100, tokens_per_s=10)
+    gate.enter(admitted(50)[0])
+    gate.enter(admitted(50)[0])
+    with pytest.raises(OverloadedError) as refused:
+        gate.enter(admitted(20)[0])
+    assert refused.value.retry_after_s == pytest.approx(100 / 10)  # less than a whole batch of 128
 
 
 def test_the_time_to_wait_is_never_zero_and_has_a_default() -> None:

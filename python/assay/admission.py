@@ -158,7 +158,10 @@ class Admission:
         if rate <= 0 or self._limit is None:
             return UNKNOWN_RATE_RETRY_S
         remaining = [max(0.0, job.num_tokens) for job in self._jobs]
-        return max(LEAST_RETRY_S, tokens_until_room(remaining, self._limit / 2, excess) / rate)
+        until_room = tokens_until_room(remaining, self._limit / 2, excess)
+        # Tokens count as computed when their batch ends: room comes up to one batch later, or with the last of all.
+        tokens = min(until_room + self._throughput.max_batch_tokens, sum(remaining))
+        return max(LEAST_RETRY_S, tokens / rate)
 
 
 def tokens_until_room(remaining: list[float], most_counted: float, excess: float) -> float:
