@@ -14,7 +14,6 @@ from assay.admission import Admission, Admitted, tokens_until_room
 from assay.errors import DeadlineExceededError, EngineDrainingError, OverloadedError
 from assay.throughput import Throughput
 
-
 BATCH = 128
 
 
