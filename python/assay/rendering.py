@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Deferred(Protocol):
-    """A prompt whose text is made when it is its turn to be tokenised. Its length is about the text's, in characters."""
+    """A prompt whose text is made when its turn to be tokenised comes. Its length is about the text's, in characters."""
 
     def __len__(self) -> int: ...
 
