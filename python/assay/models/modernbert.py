@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from assay.errors import UnsupportedModelError
 from assay.models.bert import PRETRAINING
-from assay.models.decoder import DecoderLoader
+from assay.models.decoder_loader import DecoderLoader
 from assay.models.decoder_shape import (
     FULL,
     SLIDING,
