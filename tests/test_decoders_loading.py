@@ -176,10 +176,8 @@ def as_internlm2(tensors):
     stored |= {key: value for key, value in tensors.items() if "o_proj" in key}
     for layer in range(3):
         q, k, v = (tensors[f"model.layers.{layer}.self_attn.{part}_proj.weight"] for part in "qkv")
-        groups = [
-            torch.cat([q[32 * i : 32 * (i + 1)], k[16 * i : 16 * (i + 1)], v[16 * i : 16 * (i + 1)]]) for i in (0, 1)
-        ]
-        stored[f"model.layers.{layer}.attention.wqkv.weight"] = torch.cat(groups)
+        groups = zip(q.chunk(2), k.chunk(2), v.chunk(2), strict=True)  # two key/value heads, two query heads for each
+        stored[f"model.layers.{layer}.attention.wqkv.weight"] = torch.cat([torch.cat(group) for group in groups])
     for old, new in INTERNLM2.items():
         stored = {key.replace(old, new): value for key, value in stored.items()}
     return {**stored, "v_head.weight": tensors["score.weight"][:1]}
