@@ -334,6 +334,12 @@ def test_a_bfloat16_checkpoint_stays_bfloat16(copy, tmp_path_factory):
     assert max_error(ours, exact) <= 1.1 * max_error(expected.bfloat16, expected.float32)
 
 
+def test_layers_share_the_tables_they_have_in_common(tmp_path_factory):
+    for name, count in (("qwen2", 1), ("gemma2", 1), ("gemma3", 2), ("gpt2", 0)):
+        ropes = load(answers(tmp_path_factory, name).folder).backbone.ropes
+        assert len({id(rope) for rope in ropes if rope is not None}) == count
+
+
 def test_working_memory_follows_the_length_that_is_asked_for(tmp_path_factory):
     from assay.hf_config import HFConfig
     from assay.models import load_model
