@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from assay.batch import Sequence
+    from assay.content import Content
     from assay.engine.job import Job
     from assay.forward import Outcome
     from assay.rendering import Renderer
@@ -61,6 +61,7 @@ class Ticket:
         """Tokens of the prompts tokenised so far, as they are computed."""
         self._parts = parts
         self._job = job
+        self._first_texts: dict[str, Content] = {}  # a query is tokenised once, whatever the number of its documents
         self._start = time.perf_counter()
         self._lane = parts.worker.new_lane(job.priority)
         self._changed = threading.Condition()  # re-entrant: garbage collection may close the engine inside
@@ -176,7 +177,8 @@ class Ticket:
         """Tokenise job.prompts[start:stop]; results that are known already are kept, requests made of the rest."""
         job, began = self._job, time.perf_counter()
         first_ones = None if job.first_ones is None else job.first_ones[start:stop]
-        sequences = self._parts.renderer.render(job.prompts[start:stop], job.options, first_ones, start)
+        prompts = job.prompts[start:stop]
+        sequences = self._parts.renderer.render(prompts, job.options, first_ones, start, self._first_texts)
         requests = [
             Request(sequence, job.use_activation[index], job.dimensions[index] if job.dimensions else None, self, index)
             for index, sequence in enumerate(sequences, start)
@@ -299,11 +301,15 @@ class Ticket:
 
 
 def _result(request: Request, data: Tensor | None, error: NonFiniteError | None = None) -> Result:
-    sequence: Sequence = request.sequence
-    num_original = sequence.num_original
-    if num_original is None and not sequence.is_truncated:
-        num_original = len(sequence.input_ids)
-    return Result(request.index, sequence.input_ids, data, error, sequence.is_truncated, num_original)
+    sequence = request.sequence
+    return Result(
+        request.index,
+        sequence.input_ids,
+        data,
+        error,
+        sequence.is_truncated,
+        sequence.num_tokens_before_truncation,
+    )
 
 
 def _tokenize_error(err: BaseException) -> Exception:
