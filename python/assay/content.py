@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MARGIN_WORDS: Final = 32
 """Words next to a cut whose tokens are not trusted: far more than any rule of a local tokenizer looks at."""
-CHARACTERS_PER_TOKEN: Final = (6, 24)
+CHARACTERS_PER_TOKEN: Final = (5, 20)
 """How much text is tried per kept token, before all of it."""
 REFUSED_CHARACTERS_PER_TOKEN: Final = (32,)
 """The same for texts that are not truncated, where the only question is whether they are too long."""
+CHARACTERS_PER_WORD: Final = 8
+WORTH_A_CUT: Final = 1.5
+"""A text is encoded to its end unless it is so many times longer than what is tried."""
 SINGLE_CHARACTERS: Final = 2000
 """Longer texts are encoded as a batch of one: the backend holds the GIL during its form for a single text."""
 
@@ -31,8 +33,7 @@ _END_OF_SPACES: Final = r"(?!\S)"
 """The one look-ahead that GPT-2's family of patterns has; it sees a single character."""
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(NamedTuple):
     """Token ids of a text; where is_cut, only the first or last ones, more than were asked to be kept."""
 
     ids: list[int]
@@ -60,35 +61,22 @@ class ContentEncoder:
 
         cuts: whether longer texts are truncated (they are refused otherwise, and more may be spent on their count).
         """
+        rates = CHARACTERS_PER_TOKEN if cuts else REFUSED_CHARACTERS_PER_TOKEN
+        if keep is None or not self._is_local or max(map(len, texts), default=0) <= self._size(keep, rates[0]):
+            return [Content(ids) for ids in self._ids(texts)]
         contents: list[Content | None] = [None] * len(texts)
-        if keep is not None and self._is_local:
-            for rate in CHARACTERS_PER_TOKEN if cuts else REFUSED_CHARACTERS_PER_TOKEN:
-                self._encode_windows(texts, contents, keep, side, rate)
+        for rate in rates:
+            self._encode_windows(texts, contents, keep, side, rate)
         rest = [index for index, content in enumerate(contents) if content is None]
         for index, ids in zip(rest, self._ids([texts[index] for index in rest]), strict=True):
             contents[index] = Content(ids)
         return [content for content in contents if content is not None]
 
-    def offsets(self, text: str, keep: int) -> list[tuple[int, int]]:
-        """Start and end character of every token, or of the first ones only, more than `keep`, of a longer text."""
-        if self._is_local:
-            for rate in CHARACTERS_PER_TOKEN:
-                window = _window(text, _size(keep, self._margin, rate), "right")
-                if window is not None:
-                    (encoding,) = self._backend.encode_batch([window], add_special_tokens=False)
-                    kept = _trusted(encoding.word_ids, self._margin, "right")
-                    if kept.stop > keep:
-                        trusted: list[tuple[int, int]] = encoding.offsets[kept]
-                        return trusted
-        (encoding,) = self._backend.encode_batch([text], add_special_tokens=False)
-        offsets: list[tuple[int, int]] = encoding.offsets
-        return offsets
-
     def _encode_windows(
         self, texts: list[str], contents: list[Content | None], keep: int, side: str, rate: int
     ) -> None:
         """Fill in the contents of long texts where a window of `rate` characters per token is enough."""
-        size = _size(keep, self._margin, rate)
+        size = self._size(keep, rate)
         long = [index for index, text in enumerate(texts) if len(text) > size and contents[index] is None]
         windows = {index: window for index in long if (window := _window(texts[index], size, side)) is not None}
         if not windows:
@@ -98,6 +86,10 @@ class ContentEncoder:
             kept = _trusted(encoding.word_ids, self._margin, side)
             if kept.stop - kept.start > keep:
                 contents[index] = Content(encoding.ids[kept], is_cut=True)
+
+    def _size(self, keep: int, rate: int) -> int:
+        """Characters of a window: for the tokens kept, and for the words at the cut."""
+        return rate * keep + CHARACTERS_PER_WORD * self._margin
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         if len(texts) == 1 and len(texts[0]) <= SINGLE_CHARACTERS:  # the batch form wakes the backend's thread pool
@@ -133,14 +125,9 @@ def _is_plain(part: dict[str, Any]) -> bool:
     return _LOOK_AROUND.search(regex.replace(_END_OF_SPACES, "")) is None
 
 
-def _size(keep: int, margin: int, rate: int) -> int:
-    """Characters of a window: for the tokens kept, and for the words at the cut."""
-    return rate * (keep + 2 * margin)
-
-
 def _window(text: str, size: int, side: str) -> str | None:
     """The end of a text opposite to `side`, or None where that is not worth it, or not safe."""
-    if len(text) < 1.5 * size:
+    if len(text) < WORTH_A_CUT * size:
         return None
     if side == "right":
         return text[:size]

@@ -145,7 +145,6 @@ class Ticket:
         requests: list[Request] = []
         try:
             if not self._is_over:
-                self._check_deadline()
                 if len(self._job) <= FEW_PROMPTS and self._parts.worker.is_idle:
                     ops.wake_threads()
                 requests = self._requests(start, stop)
@@ -176,6 +175,8 @@ class Ticket:
     def _requests(self, start: int, stop: int) -> list[Request]:
         """Tokenise job.prompts[start:stop]; results that are known already are kept, requests made of the rest."""
         job, began = self._job, time.perf_counter()
+        if job.deadline is not None and time.monotonic() >= job.deadline:
+            raise DeadlineExceededError(f"the deadline passed with {self._admitted.num_items} items not computed")
         first_ones = None if job.first_ones is None else job.first_ones[start:stop]
         prompts = job.prompts[start:stop]
         sequences = self._parts.renderer.render(prompts, job.options, first_ones, start, self._first_texts)
@@ -205,10 +206,6 @@ class Ticket:
         if known:
             self._take(known, found, 0.0)
         return missing
-
-    def _check_deadline(self) -> None:
-        if self._job.deadline is not None and time.monotonic() >= self._job.deadline:
-            raise DeadlineExceededError(f"the deadline passed with {self._admitted.num_items} items not computed")
 
     # ---- results (a Sink) ------------------------------------------------------------------------------------------
 
