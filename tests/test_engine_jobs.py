@@ -11,7 +11,7 @@ from concurrent.futures import CancelledError, wait
 import pytest
 import torch
 
-from assay.engine import Engine, Ticket
+from assay.engine import Engine, Job, Ticket
 from assay.errors import (
     BatchMemoryError,
     DeadlineExceededError,
@@ -21,6 +21,8 @@ from assay.errors import (
     OverloadedError,
     ValidationError,
 )
+from assay.rendering import Renderable
+from assay.tokenize_options import TokenizeOptions
 from engines import expected, hold, ids, job, make_engine, wait_until
 from fakes import BROKEN_ID, POISON_ID, FakeModel, FakeTokenizer
 
@@ -443,6 +445,26 @@ def test_prompts_in_flight_are_bounded_for_a_started_job() -> None:
         assert sum(tokenizer.calls) <= 64
         gate.set()
         assert len(answers(ticket)) == 5000
+
+
+def test_results_tell_what_was_truncated() -> None:
+    engine, _ = make_engine()
+    prompts: list[Renderable] = [[1, 2, 3, 4, 5], [1, 2], [1, 2, 3]]
+    with engine:
+        for options in (TokenizeOptions(64, truncate_to=3), TokenizeOptions(64, truncate_to=3, pad_to=10)):
+            results = engine.start(Job(prompts, options, [False] * 3)).future.result(10)
+            assert [result.is_truncated for result in results] == [True, False, False]
+            assert [result.num_tokens_before_truncation for result in results] == [5, 2, 3]
+
+
+def test_all_chunks_of_a_job_share_its_queries() -> None:
+    tokenizer = FakeTokenizer()
+    engine, _ = make_engine(tokenizer=tokenizer)
+    with engine:
+        for _ in range(2):
+            engine.start(job([("query", str(n)) for n in range(100)])).future.result(10)
+    shared = {id(first_texts) for first_texts in tokenizer.first_texts}
+    assert len(tokenizer.first_texts) > 2 and len(shared) == 2 and None not in tokenizer.first_texts
 
 
 def test_many_threads_start_run_cancel_and_expire_at_once() -> None:
