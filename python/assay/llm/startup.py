@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from assay import ops
+from assay.adapt import adapt
 from assay.batch import Sequence
 from assay.errors import ConfigError, NonFiniteError, SelfCheckError, ValidationError
 from assay.files import resolve_model
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from assay.config import EngineConfig, PoolerConfig
     from assay.models import PoolingModel
+    from assay.recipes import Match
     from assay.rendering import Renderer
 
 logger = logging.getLogger(__name__)
@@ -36,12 +39,13 @@ _ALLOW_LONG: Final = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model with everything around it that its files decide."""
+    """A model with everything around it that its files decide. match: the recipe that fits it."""
 
     name: str
     model: PoolingModel
     tokenizer: Tokenizer | None
     max_model_len: int
+    match: Match | None = None
 
     def view(self, config: EngineConfig) -> EngineView:
         """What `llm.llm_engine` shows of it."""
@@ -59,10 +63,11 @@ class Loaded:
     def describe(self) -> str:
         """The start-up line: what runs, on what, in which arithmetic and why."""
         model, threads = self.model, ops.num_threads()
+        recipe = "" if self.match is None else f", recipe {self.match.recipe.name} (by {self.match.reason})"
         return (
             f"{self.name}: {model.architecture}, task {model.task}, {ops.active_isa()} with {threads} "
             f"thread{'' if threads == 1 else 's'}, dtype {model.dtype} ({model.dtype_reason}), "
-            f"arithmetic {model.arithmetic}, up to {self.max_model_len} tokens"
+            f"arithmetic {model.arithmetic}, up to {self.max_model_len} tokens{recipe}"
         )
 
 
@@ -75,6 +80,7 @@ def load(
     hf_overrides: Any,
     dtype: str,
     pooler_config: PoolerConfig,
+    runner: str,
     convert: str,
     config: EngineConfig,
     tokenizer: str | None,
@@ -86,7 +92,10 @@ def load(
     if max_model_len is not None and (type(max_model_len) is not int or max_model_len < 1):
         raise ConfigError(f"max_model_len must be a positive integer, got {max_model_len!r}")
     files = resolve_model(name, revision=revision, token=token, offline=offline)
-    hf_config = HFConfig.from_folder(files.folder, hf_overrides)
+    if tokenizer is not None and Path(tokenizer).is_dir():
+        files = replace(files, tokenizer_folder=Path(tokenizer))
+    adapted = adapt(files, HFConfig.from_folder(files.folder, hf_overrides), runner=runner, convert=convert)
+    hf_config = adapted.hf_config
     _check_head_dtype(hf_config.get("head_dtype"))
     if config.num_threads is not None:
         ops.set_num_threads(config.num_threads)
@@ -102,7 +111,7 @@ def load(
     text_tokenizer = None
     if not skip_tokenizer_init:
         text_tokenizer = Tokenizer.from_files(files, model.hf_config, tokenizer, tokenizer_revision, token)
-    return Loaded(os.fspath(name), model, text_tokenizer, _max_model_len(max_model_len, model))
+    return Loaded(os.fspath(name), model, text_tokenizer, _max_model_len(max_model_len, model), adapted.match)
 
 
 def _check_head_dtype(head_dtype: Any) -> None:
