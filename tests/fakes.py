@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 
 from assay.batch import RaggedBatch, Sequence
+from assay.content import Content
 
 POISON_ID = 666
 """A token that makes its sequence's result NaN."""
@@ -25,6 +26,7 @@ class FakeModel:
         self.delay_s = delay_s
         self.batch_sizes: list[int] = []
         self.batch_tokens: list[int] = []
+        self.batches: list[list[list[int]]] = []
         self.threads: set[int] = set()
         self.gate: threading.Event | None = None
         self.started = threading.Event()
@@ -40,9 +42,10 @@ class FakeModel:
         self.threads.add(threading.get_ident())
         self.batch_sizes.append(batch.num_seqs)
         self.batch_tokens.append(batch.num_tokens)
+        bounds = batch.cu_seqlens.tolist()
+        self.batches.append([batch.input_ids[start:stop].tolist() for start, stop in pairwise(bounds)])
         if bool((batch.input_ids == BROKEN_ID).any()):
             raise RuntimeError("broken on purpose")
-        bounds = batch.cu_seqlens.tolist()
         results = []
         for index, (start, stop) in enumerate(pairwise(bounds)):
             ids = batch.input_ids[start:stop]
@@ -77,6 +80,7 @@ class FakeTokenizer:
         max_length: int | None = None,
         truncation_side: str | None = None,
         truncate_to: int | None = None,
+        first_texts: dict[str, Content] | None = None,
     ) -> list[Sequence]:
         if self.delay_s:
             time.sleep(self.delay_s)

@@ -12,13 +12,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """Token ids of one input; token_type_ids None means all zero."""
+    """Token ids of one input; token_type_ids None means all zero.
+
+    num_original: tokens before truncation and padding; None is the length of input_ids, or unknown where is_truncated.
+    """
 
     input_ids: list[int]
     token_type_ids: list[int] | None = None
+    is_truncated: bool = False
+    num_original: int | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    @property
+    def num_tokens_before_truncation(self) -> int | None:
+        """Tokens of the whole input, without padding; None where it was truncated without counting them."""
+        if self.num_original is None and not self.is_truncated:
+            return len(self.input_ids)
+        return self.num_original
 
 
 @dataclass(frozen=True, slots=True)

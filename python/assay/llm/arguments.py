@@ -130,7 +130,7 @@ def engine_config_from(
     """The engine's budgets; each may be given under its own name or the other engine's."""
     tokens = _either("max_batch_tokens", max_batch_tokens, "max_num_batched_tokens", max_num_batched_tokens)
     size = _either("max_batch_size", max_batch_size, "max_num_seqs", max_num_seqs)
-    given = {"max_batch_tokens": tokens, "max_batch_size": size, "num_threads": num_threads}
+    given: dict[str, Any] = {"max_batch_tokens": tokens, "max_batch_size": size, "num_threads": num_threads}
     return EngineConfig(**{name: value for name, value in given.items() if value is not None})
 
 
