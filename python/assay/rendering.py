@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from assay.batch import Sequence
 from assay.errors import ConfigError, ValidationError
@@ -14,15 +14,22 @@ if TYPE_CHECKING:
     from assay.tokenizer import Tokenizer
 
 
+class Fitted(NamedTuple):
+    """A text that fits. is_cut: something is missing; num_tokens_before: its tokens with that, where they are known."""
+
+    text: str
+    is_cut: bool = False
+    num_tokens_before: int | None = None
+
+
 class Deferred(Protocol):
     """A prompt whose text is made when it is its turn to be tokenised."""
 
-    @property
-    def num_characters(self) -> int:
-        """About how many there are to tokenise."""
+    def __len__(self) -> int:
+        """About how many characters it will have."""
         ...
 
-    def fitted(self, tokenizer: Tokenizer, options: TokenizeOptions) -> str:
+    def fitted(self, tokenizer: Tokenizer, options: TokenizeOptions) -> Fitted:
         """The text, of at most options.truncate_to tokens where that is set; raises ValidationError."""
         ...
 
@@ -55,15 +62,21 @@ class Renderer:
         first_texts: keeps what the first texts of pairs are encoded to, for further calls with the same options.
         """
         is_noted = first_index + len(prompts) > 1
+        fitted: dict[int, Fitted] = {}
         plain = []
         for position, prompt in enumerate(prompts):
             try:
-                plain.append(self._plain(prompt, options))
+                plain.append(self._plain(prompt, options, fitted, position))
             except ValidationError as err:
                 if is_noted:
                     err.add_note(f"in prompts[{first_index + position}]")
                 raise
         sequences = self._encode(plain, options, first_texts)
+        for position, text in fitted.items():
+            if text.is_cut:
+                sequences[position] = dataclasses.replace(
+                    sequences[position], is_truncated=True, num_original=text.num_tokens_before
+                )
         for position, sequence in enumerate(sequences):
             try:
                 is_text = not isinstance(plain[position], list)
@@ -77,12 +90,14 @@ class Renderer:
             sequences[position] = sequence
         return sequences
 
-    def _plain(self, prompt: Renderable, options: TokenizeOptions) -> Plain:
+    def _plain(self, prompt: Renderable, options: TokenizeOptions, fitted: dict[int, Fitted], position: int) -> Plain:
+        """The prompt itself, or the text of a deferred one, which is noted in `fitted`."""
         if isinstance(prompt, str | tuple | list):
             return prompt
         if self.tokenizer is None:
             raise ValidationError("You cannot pass text prompts when `skip_tokenizer_init=True`")
-        return prompt.fitted(self.tokenizer, options)
+        fitted[position] = prompt.fitted(self.tokenizer, options)
+        return fitted[position].text
 
     def _encode(
         self, prompts: list[Plain], options: TokenizeOptions, first_texts: dict[str, Content] | None

@@ -93,9 +93,7 @@ class Times:
 
 def _size(prompt: Renderable) -> int:
     """Characters, or token ids."""
-    if isinstance(prompt, str | list):
-        return len(prompt)
-    return len(prompt[0]) + len(prompt[1]) if isinstance(prompt, tuple) else prompt.num_characters
+    return len(prompt[0]) + len(prompt[1]) if isinstance(prompt, tuple) else len(prompt)
 
 
 def _about_tokens(prompt: Renderable) -> float:
