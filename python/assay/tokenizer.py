@@ -16,9 +16,11 @@ from assay.content import Content, ContentEncoder
 from assay.errors import ConfigError, UnsupportedModelError, ValidationError
 from assay.files import sentence_config
 from assay.special_layout import SpecialLayout
-from assay.truncation import Cut, checked_types, end_of, longest_first
+from assay.truncation import Cut, checked_types, end_of, longest_first, second_gives
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from assay.files import ModelFiles
     from assay.hf_config import HFConfig
 
@@ -128,6 +130,7 @@ class Tokenizer:
         max_length: int | None = None,
         truncation_side: str | None = None,
         truncate_to: int | None = None,
+        only_second: bool = False,
         first_texts: dict[str, Content] | None = None,
     ) -> list[Sequence]:
         """Token ids of texts and (text, text_pair) tuples, equal to the transformers tokenizer's.
@@ -135,7 +138,8 @@ class Tokenizer:
         truncate_to: keep that many tokens; None keeps all, except that of a text far longer than max_length only some
         more than max_length are given, as truncated. Without truncation_side the cut is the tokenizer's own (special
         tokens survive, the longer text of a pair loses first); with "left" or "right" the finished ids are sliced.
-        max_length: the model's limit, which bounds the text looked at before such a slice.
+        max_length: the model's limit, which bounds the text looked at before such a slice. only_second: of a pair only
+        the second text is cut where truncation_side is None; ValidationError where nothing of it would be left.
         first_texts: first texts of pairs encoded already, by calls with the same options; new ones are added.
         """
         if truncation_side not in (None, "left", "right"):
@@ -147,8 +151,8 @@ class Tokenizer:
             texts = [_trimmed(text, limit, truncation_side) for text in texts]
         layouts = [self._layouts[not isinstance(text, str), add_special_tokens] for text in texts]
         if any(layout is None for layout in layouts):
-            return self.encode_whole(texts, add_special_tokens, truncate_to, truncation_side)
-        return self._encode_parts(texts, layouts, max_length, truncate_to, truncation_side, first_texts)
+            return self.encode_whole(texts, add_special_tokens, truncate_to, truncation_side, only_second)
+        return self._encode_parts(texts, layouts, max_length, truncate_to, truncation_side, first_texts, only_second)
 
     def _encode_parts(
         self,
@@ -158,6 +162,7 @@ class Tokenizer:
         truncate_to: int | None,
         truncation_side: str | None,
         first_texts: dict[str, Content] | None,
+        only_second: bool,
     ) -> list[Sequence]:
         """Every text on its own, then put together."""
         firsts = {} if first_texts is None else first_texts
@@ -172,7 +177,7 @@ class Tokenizer:
                 _check_text(text)
             raise
         firsts.update(zip(new, contents[len(singles) :], strict=True))
-        cut = Cut(truncate_to, side, is_slice=truncation_side is not None)
+        cut = Cut(truncate_to, side, is_slice=truncation_side is not None, only_second=only_second)
         sequences = []
         for text, content, layout in zip(texts, contents, layouts, strict=False):
             assert layout is not None
@@ -186,7 +191,12 @@ class Tokenizer:
         return sequences
 
     def encode_whole(
-        self, texts: list[Text], add_special_tokens: bool, truncate_to: int | None, truncation_side: str | None
+        self,
+        texts: list[Text],
+        add_special_tokens: bool,
+        truncate_to: int | None,
+        truncation_side: str | None,
+        only_second: bool = False,
     ) -> list[Sequence]:
         """The same for any tokenizer: the backend encodes each text or pair to its end, and the result is cut."""
         sequences = []
@@ -197,7 +207,9 @@ class Tokenizer:
             size = len(ids)
             if truncate_to is not None and size > truncate_to:
                 if truncation_side is None:
-                    pieces = self._pieces(encoding, truncate_to, self._num_added[is_pair] if add_special_tokens else 0)
+                    num_added = self._num_added[is_pair] if add_special_tokens else 0
+                    keep = second_gives if only_second and is_pair else longest_first
+                    pieces = self._pieces(encoding, truncate_to, num_added, keep)
                 else:
                     pieces = [end_of(0, size, truncate_to, truncation_side)]
                 ids = [token for piece in pieces for token in ids[piece]]
@@ -217,7 +229,9 @@ class Tokenizer:
             raise
         return encodings
 
-    def _pieces(self, encoding: Any, length: int, num_added: int) -> list[slice]:
+    def _pieces(
+        self, encoding: Any, length: int, num_added: int, keep_of: Callable[[int, int, int], tuple[int, int]]
+    ) -> list[slice]:
         """What to keep of an encoding so that `length` tokens remain, cut the way the tokenizer itself cuts."""
         size = len(encoding.ids)
         side = self.truncation_side
@@ -226,7 +240,7 @@ class Tokenizer:
         owners: list[int | None] = encoding.sequence_ids
         spans = [_span(owners, which) for which in (0, 1)]
         lengths = [stop - start for start, stop in spans]
-        keep = longest_first(lengths[0], lengths[1], length - (size - sum(lengths)))
+        keep = keep_of(lengths[0], lengths[1], length - (size - sum(lengths)))
         pieces, done = [], 0
         for (start, stop), count in zip(spans, keep, strict=True):
             if start == stop:
