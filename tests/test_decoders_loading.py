@@ -158,7 +158,46 @@ def test_qwen2_reward_heads_run_on_every_token(copy, kind, num_labels, tmp_path_
     assert max_error(run(model, [Sequence(row) for row in ids]), exact) <= float32_budget(exact)
 
 
-@pytest.mark.parametrize("name", ["qwen3", "gemma3", "gpt2", "modernbert"])
+INTERNLM2 = {
+    "model.embed_tokens": "model.tok_embeddings",
+    "self_attn.o_proj": "attention.wo",
+    "mlp.gate_proj": "feed_forward.w1",
+    "mlp.up_proj": "feed_forward.w3",
+    "mlp.down_proj": "feed_forward.w2",
+    "input_layernorm": "attention_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "score": "v_head",
+}
+
+
+def as_internlm2(tensors):
+    """A Llama checkpoint as InternLM2 stores the same model: other names, one projection grouped by key/value head."""
+    stored = {key: value for key, value in tensors.items() if "_proj.weight" not in key or "self_attn" not in key}
+    stored |= {key: value for key, value in tensors.items() if "o_proj" in key}
+    for layer in range(3):
+        q, k, v = (tensors[f"model.layers.{layer}.self_attn.{part}_proj.weight"] for part in "qkv")
+        groups = zip(q.chunk(2), k.chunk(2), v.chunk(2), strict=True)  # two key/value heads, two query heads for each
+        stored[f"model.layers.{layer}.attention.wqkv.weight"] = torch.cat([torch.cat(group) for group in groups])
+    for old, new in INTERNLM2.items():
+        stored = {key.replace(old, new): value for key, value in stored.items()}
+    return {**stored, "v_head.weight": tensors["score.weight"][:1]}
+
+
+def test_internlm2_rewards_are_those_of_the_same_llama(copy, tmp_path_factory):
+    from transformers import LlamaForSequenceClassification
+
+    source = answers(tmp_path_factory, "llama")
+    folder = copy("llama", as_internlm2, architectures=["InternLM2ForRewardModel"], model_type="internlm2")
+    model = load(folder)
+    assert (model.task, model.num_labels, model.activation_name) == ("token_classify", 1, "sigmoid")
+    llama = LlamaForSequenceClassification.from_pretrained(source.folder, attn_implementation="eager").eval()
+    ids = source.ids[:12]
+    with torch.inference_mode():
+        exact = [llama.score(llama.model(torch.tensor([row])).last_hidden_state[0])[:, :1] for row in ids]
+    assert max_error(run(model, [Sequence(row) for row in ids]), exact) <= float32_budget(exact)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gemma3", "gpt2", "modernbert-mean"])
 def test_a_bare_backbone_embeds_with_its_familys_pooling(name, tmp_path, tmp_path_factory):
     case = CASES[name]
     model = make_model(TinyDecoder(case.class_name, "Model", case.config))
@@ -166,8 +205,9 @@ def test_a_bare_backbone_embeds_with_its_familys_pooling(name, tmp_path, tmp_pat
     with torch.inference_mode():
         states = [model(torch.tensor([row])).last_hidden_state[0] for row in ids]
     ours = load(save(model, tmp_path / "m", {}))
-    assert (ours.task, ours.pooling) == ("embed", "cls" if name == "modernbert" else "last_token")
-    exact = [rows[0] if name == "modernbert" else rows[-1] for rows in states]
+    reads_first = name == "modernbert-mean"  # classifier_pooling is for classifiers
+    assert (ours.task, ours.pooling) == ("embed", "cls" if reads_first else "last_token")
+    exact = [rows[0] if reads_first else rows[-1] for rows in states]
     assert max_error(run(ours, [Sequence(row) for row in ids]), exact) <= float32_budget(exact)
 
 
@@ -270,6 +310,28 @@ def test_check_says_how_a_decoder_would_run(tmp_path_factory):
         "head.dense + silu, head.norm, classifier",
         "mean",
     )
+
+
+@pytest.mark.parametrize(("name", "kind"), [("qwen3", "decoder"), ("modernbert", "encoder_only")])
+def test_a_whole_classify_call(name, kind, tmp_path_factory):
+    from assay import LLM
+
+    expected = answers(tmp_path_factory, name)
+    with LLM(expected.folder, skip_tokenizer_init=True, max_model_len=300) as llm:
+        assert llm.llm_engine.model_config.attn_type == kind
+        outputs = llm.classify([{"prompt_token_ids": ids} for ids in expected.ids])
+    ours = [torch.tensor(output.outputs.probs) for output in outputs]
+    assert max_error(ours, [row.softmax(0) for row in expected.float32]) <= 1e-4
+
+
+def test_a_bfloat16_checkpoint_stays_bfloat16(copy, tmp_path_factory):
+    expected = answers(tmp_path_factory, "gemma")
+    folder = copy("gemma", lambda tensors: {key: value.to(torch.bfloat16) for key, value in tensors.items()})
+    model = load(folder)
+    assert (model.dtype, model.backbone.embeddings.word.dtype) == ("bfloat16", torch.bfloat16)
+    ours = run(model, [Sequence(expected.ids[idx]) for idx in SHORT])
+    exact = [expected.float32[idx] for idx in SHORT]
+    assert max_error(ours, exact) <= 1.1 * max_error(expected.bfloat16, expected.float32)
 
 
 def test_working_memory_follows_the_length_that_is_asked_for(tmp_path_factory):

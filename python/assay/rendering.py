@@ -23,7 +23,9 @@ class Fitted(NamedTuple):
 
 
 class Deferred(Protocol):
-    """A prompt whose text is made when it is its turn to be tokenised."""
+    """A prompt whose text is made when it is its turn to be tokenised. Its length is about the text's, in characters."""
+
+    def __len__(self) -> int: ...
 
     def __len__(self) -> int:
         """About how many characters it will have."""
