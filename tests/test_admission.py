@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import pickle
+import random
 import threading
 import time
 
 import pytest
 
-from assay.admission import Admission, Admitted
+from assay.admission import Admission, Admitted, tokens_until_room
 from assay.errors import DeadlineExceededError, EngineDrainingError, OverloadedError
 from assay.throughput import Throughput
 
+BATCH = 128
+
 
 def admission(limit: int | None, tokens_per_s: float = 0.0) -> Admission:
-    throughput = Throughput(128)
+    throughput = Throughput(BATCH)
     if tokens_per_s:
         throughput.add(round(tokens_per_s * 0.5), 10, 0.5)
     return Admission(limit, throughput)
@@ -41,8 +44,47 @@ def test_a_refused_caller_is_told_how_long_the_excess_takes() -> None:
     gate.enter(admitted(400)[0])
     with pytest.raises(OverloadedError, match="900 tokens are waiting") as refused:
         gate.enter(admitted(300)[0])
-    assert refused.value.retry_after_s == pytest.approx((900 + 300 - 1000) / 200)
+    assert refused.value.retry_after_s == pytest.approx((900 + 300 - 1000 + BATCH) / 200)
     assert pickle.loads(pickle.dumps(refused.value)).retry_after_s == refused.value.retry_after_s
+
+
+@pytest.mark.parametrize(
+    ("remaining", "excess", "expected"),
+    [
+        ([500, 400], 200, 200),  # both count in full: what is too much must be computed, by whomever
+        ([1_000_000, 500], 1, 2),  # a short job makes room at once; half of every batch is the long one's
+        ([100_000, 100_000], 200, 2 * 99_500 + 200),  # long ones make room only at their ends
+        ([100_000, 50_000], 100, 2 * 49_500 + 2 * 100),
+        ([100, 300], 350, 400 - 50),
+    ],
+)
+def test_room_comes_when_the_jobs_that_count_have_come_down(
+    remaining: list[float], excess: float, expected: float
+) -> None:
+    assert tokens_until_room(remaining, 500, excess) == pytest.approx(expected)
+
+
+def test_the_estimate_is_what_sharing_step_by_step_comes_to() -> None:
+    rng = random.Random(5)
+    for _ in range(200):
+        jobs = [rng.uniform(1, 3000) for _ in range(rng.randint(1, 8))]
+        counted = sum(min(tokens, 500) for tokens in jobs)
+        excess = rng.uniform(0, counted)
+        estimate = tokens_until_room(jobs, 500, excess)
+        step, computed, left = 0.5, 0.0, list(jobs)
+        while sum(min(tokens, 500) for tokens in left) > counted - excess:
+            computed += sum(min(step, tokens) for tokens in left)
+            left = [max(0.0, tokens - step) for tokens in left]
+        assert computed - len(jobs) * step <= estimate <= computed + 1e-6
+
+
+def test_nobody_waits_longer_than_all_that_is_there_takes() -> None:
+    gate = admission(100, tokens_per_s=10)
+    gate.enter(admitted(50)[0])
+    gate.enter(admitted(50)[0])
+    with pytest.raises(OverloadedError) as refused:
+        gate.enter(admitted(20)[0])
+    assert refused.value.retry_after_s == pytest.approx(100 / 10)  # less than a whole batch of 128
 
 
 def test_the_time_to_wait_is_never_zero_and_has_a_default() -> None:

@@ -153,6 +153,32 @@ class Admission:
     def _counts(self, num_tokens: float) -> float:
         return num_tokens if self._limit is None else min(num_tokens, self._limit / 2)
 
-    def _retry_after_s(self, num_tokens: float) -> float:
+    def _retry_after_s(self, excess: float) -> float:
         rate = self._throughput.tokens_per_s
-        return max(LEAST_RETRY_S, num_tokens / rate) if rate > 0 else UNKNOWN_RATE_RETRY_S
+        if rate <= 0 or self._limit is None:
+            return UNKNOWN_RATE_RETRY_S
+        remaining = [max(0.0, job.num_tokens) for job in self._jobs]
+        until_room = tokens_until_room(remaining, self._limit / 2, excess)
+        # Tokens count as computed when their batch ends: room comes up to one batch later, or with the last of all.
+        tokens = min(until_room + self._throughput.max_batch_tokens, sum(remaining))
+        return max(LEAST_RETRY_S, tokens / rate)
+
+
+def tokens_until_room(remaining: list[float], most_counted: float, excess: float) -> float:
+    """Tokens to compute until the jobs count for `excess` less than now.
+
+    remaining: what each job still has to compute. It counts for most_counted at most, so a long job starts to count
+    for less only when that is all it has left. The jobs share every batch equally.
+    """
+    turns = [(max(0.0, tokens - most_counted), 1) for tokens in remaining] + [(tokens, -1) for tokens in remaining]
+    shared = computed = 0.0  # tokens of each job that is not done, and of all jobs
+    num_falling, num_left = 0, len(remaining)
+    for turn, step in sorted(turns):
+        if num_falling * (turn - shared) >= excess:
+            break
+        excess -= num_falling * (turn - shared)
+        computed += num_left * (turn - shared)
+        shared = turn
+        num_falling += step
+        num_left -= step < 0
+    return computed + (num_left * excess / num_falling if num_falling else 0.0)

@@ -12,7 +12,7 @@ class Throughput:
     """Totals, and averages that fade; read from any thread."""
 
     def __init__(self, max_batch_tokens: int) -> None:
-        self._max_batch_tokens = max_batch_tokens
+        self.max_batch_tokens = max_batch_tokens
         self._lock = threading.Lock()
         self.num_batches = 0
         self.num_items = 0
@@ -42,5 +42,5 @@ class Throughput:
     def batch_fill(self) -> float:
         """Tokens per batch over the token budget, 0 to 1 (above 1 where one sequence exceeds the budget)."""
         with self._lock:
-            budget = self._recent_batches * self._max_batch_tokens
+            budget = self._recent_batches * self.max_batch_tokens
             return self._recent_tokens / budget if budget > 0 else 0.0
