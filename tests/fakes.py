@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 
 from assay.batch import RaggedBatch, Sequence
+from assay.content import Content
 
 POISON_ID = 666
 """A token that makes its sequence's result NaN."""
@@ -79,6 +80,8 @@ class FakeTokenizer:
         max_length: int | None = None,
         truncation_side: str | None = None,
         truncate_to: int | None = None,
+        only_second: bool = False,
+        first_texts: dict[str, Content] | None = None,
     ) -> list[Sequence]:
         if self.delay_s:
             time.sleep(self.delay_s)

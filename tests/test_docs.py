@@ -101,6 +101,14 @@ def test_links_and_named_files_exist(document: Path) -> None:
         assert (ROOT / name).exists(), name
 
 
+def test_named_tests_exist() -> None:
+    """`tests/test_x.py::test_y` in a document is a test there is."""
+    for path in DOCUMENTS:
+        for name, test in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text_of(path)):
+            assert (ROOT / name).is_file(), f"{path.name}: {name}"
+            assert re.search(rf"^(?:async )?def {test}\(", text_of(ROOT / name), re.M), f"{path.name}: {name}::{test}"
+
+
 def test_python_in_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", text_of(ROOT / "README.md"), re.S)
     assert blocks

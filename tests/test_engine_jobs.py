@@ -123,6 +123,23 @@ def test_a_deadline_ends_a_job_that_waits() -> None:
     assert 3 not in {prompt[0] for batch in model.batches for prompt in batch}
 
 
+def test_a_deadline_that_passes_during_anothers_inline_batch_is_kept() -> None:
+    engine, model = make_engine()
+    with engine:
+        model.gate = threading.Event()
+        inline = threading.Thread(target=lambda: list(engine.run(job(ids(4, 1)))))
+        inline.start()
+        assert model.started.wait(10)
+        late = engine.start(job(ids(3, 20), deadline=time.monotonic() + 0.05))
+        queued(engine, 20)
+        time.sleep(0.06)
+        model.gate.set()
+        with pytest.raises(DeadlineExceededError):
+            late.future.result(10)
+        inline.join(10)
+    assert model.batches == [ids(4, 1)]
+
+
 def test_a_job_past_its_deadline_is_not_tokenised() -> None:
     tokenizer = FakeTokenizer()
     engine, _ = make_engine(tokenizer=tokenizer)
@@ -130,8 +147,9 @@ def test_a_job_past_its_deadline_is_not_tokenised() -> None:
         ticket = engine.start(job(["abc"] * 10, deadline=time.monotonic() - 1))
         with pytest.raises(DeadlineExceededError):
             ticket.future.result(10)
-        with pytest.raises(DeadlineExceededError):
-            list(engine.run(job(["abc"] * 10, deadline=time.monotonic() - 1)))
+        for count in (1, 10):
+            with pytest.raises(DeadlineExceededError):
+                list(engine.run(job(["abc"] * count, deadline=time.monotonic() - 1)))
     assert tokenizer.calls == []
 
 
