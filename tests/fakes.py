@@ -70,7 +70,7 @@ class FakeTokenizer:
     def __init__(self, delay_s: float = 0.0) -> None:
         self.delay_s = delay_s
         self.calls: list[int] = []
-        self.last_kwargs: dict[str, object] = {}
+        self.first_texts: list[object] = []
 
     def encode_batch(
         self,
@@ -86,6 +86,7 @@ class FakeTokenizer:
         if self.delay_s:
             time.sleep(self.delay_s)
         self.calls.append(len(texts))
+        self.first_texts.append(first_texts)
         sequences = []
         for text in texts:
             if isinstance(text, str):

@@ -147,6 +147,8 @@ def test_the_query_of_many_pairs_is_encoded_once(counted: tuple[Tokenizer, Count
         ours.encode_batch(pairs, truncate_to=20, first_texts=first_texts)
     assert counting.texts.count(query) == 1
     assert len(counting.texts) == 201
+    ours.encode_batch([(f"query {n}", "document") for n in range(1000)], first_texts=first_texts)
+    assert list(first_texts) == [query], "queries that are all different are not kept"
 
 
 @pytest.mark.parametrize("truncation_side", [None, "right", "left"])

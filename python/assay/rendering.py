@@ -23,9 +23,7 @@ class Fitted(NamedTuple):
 
 
 class Deferred(Protocol):
-    """A prompt whose text is made when it is its turn to be tokenised. Its length is about the text's, in characters."""
-
-    def __len__(self) -> int: ...
+    """A prompt whose text is made when it is its turn to be tokenised."""
 
     def __len__(self) -> int:
         """About how many characters it will have."""

@@ -30,6 +30,10 @@ _UNSET_LENGTH = 10**9
 """transformers stores about 1e30 where a tokenizer has no model_max_length."""
 
 
+MAX_FIRST_TEXTS = 64
+"""First texts of pairs kept encoded for later chunks; where every pair has its own there is nothing to gain."""
+
+
 class Tokenizer:
     """Encodes single texts and pairs; `hf` is the transformers tokenizer it stands on."""
 
@@ -140,7 +144,7 @@ class Tokenizer:
         tokens survive, the longer text of a pair loses first); with "left" or "right" the finished ids are sliced.
         max_length: the model's limit, which bounds the text looked at before such a slice. only_second: of a pair only
         the second text is cut where truncation_side is None; ValidationError where nothing of it would be left.
-        first_texts: first texts of pairs encoded already, by calls with the same options; new ones are added.
+        first_texts: first texts of pairs encoded already, by calls with the same options; new ones are added, if few.
         """
         if truncation_side not in (None, "left", "right"):
             raise ValidationError(
@@ -165,7 +169,7 @@ class Tokenizer:
         only_second: bool,
     ) -> list[Sequence]:
         """Every text on its own, then put together."""
-        firsts = {} if first_texts is None else first_texts
+        firsts = dict(first_texts or {})  # a copy: other threads add to it
         singles = [text if isinstance(text, str) else text[1] for text in texts]
         new = list(dict.fromkeys(text[0] for text in texts if not isinstance(text, str) and text[0] not in firsts))
         keep = max_length if truncate_to is None else truncate_to
@@ -177,6 +181,8 @@ class Tokenizer:
                 _check_text(text)
             raise
         firsts.update(zip(new, contents[len(singles) :], strict=True))
+        if first_texts is not None and len(firsts) <= MAX_FIRST_TEXTS:
+            first_texts.update(firsts)
         cut = Cut(truncate_to, side, is_slice=truncation_side is not None, only_second=only_second)
         sequences = []
         for text, content, layout in zip(texts, contents, layouts, strict=False):
