@@ -14,7 +14,7 @@ from assay import scoring
 from assay.chat import ChatOptions, conversations
 from assay.engine import Engine, Job, Result
 from assay.errors import NonFiniteError, ValidationError
-from assay.inputs import plain_prompts
+from assay.inputs import cache_salts, plain_prompts
 from assay.llm.calls import check_lora_request, check_task, params_per_prompt, progress
 from assay.outputs import PoolingOutput, PoolingRequestOutput, RequestError, ScoringRequestOutput
 from assay.params import PoolingParams
@@ -110,16 +110,21 @@ class Session:
         task = check_task(task, self.model.supported_tasks, self.model.task)
         chats = conversations(prompts)
         plain: list[Renderable]
+        salts = None
         if chats is None:
             plain = [*plain_prompts(prompts, self.model.architecture)]
+            salts = cache_salts(prompts)
         else:
             plain = [self.prompts.chat_text(messages, call.chat) for messages in chats]
         check_lora_request(call.lora_request, len(plain))
         params = params_per_prompt(pooling_params, len(plain), task, self.pooler_config, self.model.hf_config)
         options = self._tokenize_options(call, has_special_tokens=chats is not None)
         if task == "token_classify" and self.pooler_config.tok_pooling_type == "STEP":
-            return self._stepped(plain, params, options)
-        return Prepared(self._job(plain, params, options), finish=list)
+            prepared = self._stepped(plain, params, options)
+        else:
+            prepared = Prepared(self._job(plain, params, options), finish=list)
+        prepared.job.cache_salt = salts
+        return prepared
 
     def _stepped(
         self, prompts: list[Renderable], params: list[PoolingParams], options: TokenizeOptions
