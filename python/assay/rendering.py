@@ -128,6 +128,7 @@ class Renderer:
             max_length=options.max_length,
             truncation_side=options.truncation_side,
             truncate_to=options.truncate_to,
+            cut_side=options.cut_side,
             only_second=options.only_second,
             first_texts=first_texts,
         )

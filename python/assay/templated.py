@@ -77,10 +77,10 @@ class TemplatedPair:
     def fitted(self, tokenizer: Tokenizer, options: TokenizeOptions) -> Sequence:
         """The rendered pair with as much of the document as `options.truncate_to` tokens hold; the rest stays whole.
 
-        options.truncation_side "left" keeps the document's end. Raises ValidationError where even an empty document
+        With a side of "left" the document's end is kept. Raises ValidationError where even an empty document
         leaves too much.
         """
-        limit = options.truncate_to
+        limit, side = options.truncate_to, options.truncation_side or options.cut_side or "right"
         assert limit is not None
         frame = self._frame(tokenizer, options)
         if len(frame) > limit:
@@ -90,7 +90,7 @@ class TemplatedPair:
             )
         budget = limit - len(frame)
         while budget > 0:
-            (doc,) = cut_texts(tokenizer, [self.doc], budget, options.truncation_side or "right")
+            (doc,) = cut_texts(tokenizer, [self.doc], budget, side)
             sequence = _encoded(tokenizer, self._text(doc, options), options)
             if len(sequence) <= limit:
                 return sequence if doc == self.doc else replace(sequence, is_truncated=True, num_original=None)
