@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from assay.batch import Sequence
+from assay.errors import ValidationError
 
 if TYPE_CHECKING:
     from assay.content import Content
@@ -12,19 +13,24 @@ if TYPE_CHECKING:
 
 
 class Cut:
-    """How encodings put together from their texts are truncated; `is_slice` cuts through special tokens too."""
+    """How encodings put together from their texts are truncated; `is_slice` cuts through special tokens too.
 
-    def __init__(self, length: int | None, side: str, *, is_slice: bool) -> None:
+    only_second: of a pair the second text alone is cut, instead of the longer one.
+    """
+
+    def __init__(self, length: int | None, side: str, *, is_slice: bool, only_second: bool = False) -> None:
         self._length = length
         self._side = side
         self._is_slice = is_slice
+        self._keep = second_gives if only_second else longest_first
+        self._only_second = only_second
 
     def needs_counts(self, layout: SpecialLayout, first: Content, second: Content) -> bool:
         """Whether the result depends on which of two texts is longer, and one was not encoded to its end.
 
         Both have more tokens than there is room for: each gets half, and an odd token goes to the longer one.
         """
-        if self._length is None or self._is_slice or not (first.is_cut or second.is_cut):
+        if self._length is None or self._is_slice or self._only_second or not (first.is_cut or second.is_cut):
             return False
         room = self._length - layout.num_special
         return room % 2 == 1 and min(len(first.ids), len(second.ids)) > room
@@ -51,7 +57,7 @@ class Cut:
             if self._is_slice or self._length < layout.num_special:
                 whole = end_of(0, size, self._length, self._side)
             else:
-                num_one, num_two = longest_first(len(one), len(two), self._length - layout.num_special)
+                num_one, num_two = self._keep(len(one), len(two), self._length - layout.num_special)
                 one, two = one[end_of(0, len(one), num_one, self._side)], two[end_of(0, len(two), num_two, self._side)]
         ids = layout.ids(one, two)[whole]
         types = layout.type_ids(len(one), len(two))[whole] if has_types else None
@@ -69,6 +75,19 @@ def longest_first(first: int, second: int, budget: int) -> tuple[int, int]:
         short = budget // 2
         long = budget - short
     return (long, short) if first > second else (short, long)
+
+
+def second_gives(first: int, second: int, budget: int) -> tuple[int, int]:
+    """Tokens kept of each text where only the second is cut; raises ValidationError where none of it would be left."""
+    if first + second <= budget:
+        return first, second
+    if first >= budget:
+        raise ValidationError(
+            f"Truncation error: only the second text is cut, and with the first text's {first} tokens none of the "
+            f"second is left",
+            "truncate_prompt_tokens",
+        )
+    return first, budget - first
 
 
 def end_of(start: int, stop: int, count: int, side: str) -> slice:
