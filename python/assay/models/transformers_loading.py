@@ -1,0 +1,78 @@
+"""Load a model through transformers, strictly: every tensor of the checkpoint is used, every parameter is filled."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from assay.errors import WeightsError
+from assay.models.packed_attention import NAME
+from assay.models.transformers_backbone import Backbone
+from assay.models.transformers_check import Expected, check_packing
+from assay.models.transformers_head import drop_pooler, head_modules, take_head
+from assay.models.transformers_parts import LoadedParts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from assay.files import ModelFiles
+    from assay.models.transformers_class import Outline
+
+
+def load_parts(files: ModelFiles, outline: Outline, num_labels: int, dtype: str) -> LoadedParts:
+    """Read the weights, take the model apart, and check it against transformers.
+
+    Raises WeightsError or UnsupportedModelError.
+    """
+    model = _from_pretrained(files, outline, dtype)
+    expected = Expected.measure(model, outline)
+    has_head, has_pooler = outline.head != "embedding", outline.head == "sequence"
+    modules = list(head_modules(model, has_pooler=has_pooler).values())
+    drop_pooler(model.base_model)
+    backbone = Backbone.prepare(model.base_model, outline.shape, dtype)
+    parts = LoadedParts(backbone)
+    if has_head:
+        parts = LoadedParts(backbone, *take_head(modules, outline.architecture, num_labels))
+    check_packing(parts, outline, expected, dtype)
+    return parts
+
+
+def _from_pretrained(files: ModelFiles, outline: Outline, dtype: str) -> Any:
+    import torch
+
+    with _quiet():
+        try:
+            model, info = outline.model_class.from_pretrained(
+                files.folder,
+                config=outline.config,
+                dtype=getattr(torch, dtype),
+                attn_implementation=NAME,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except RuntimeError as err:  # what transformers raises for tensors of another shape
+            raise WeightsError(f"{files.folder}: {err}") from err
+    for problem, names in (("lacks tensors", info["missing_keys"]), ("has no use for", info["unexpected_keys"])):
+        if outline.head != "sequence":  # a backbone runs without its pooler
+            names = [name for name in names if "pooler" not in name.split(".")]
+        if names:
+            raise WeightsError(f"{files.folder}: {outline.architecture} {problem} {', '.join(sorted(names))}")
+    if info["mismatched_keys"] or info["error_msgs"]:
+        raise WeightsError(f"{files.folder}: {info['mismatched_keys'] or info['error_msgs']}")
+    return model.eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers' loading report and progress bar stay out of the log: what is wrong is raised."""
+    from transformers.utils import logging
+
+    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bar:
+            logging.enable_progress_bar()
