@@ -62,29 +62,55 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class LayerNorm:
-    """weight [hidden_size], bias [hidden_size], float32."""
+    """weight [hidden_size], bias [hidden_size] or None, float32."""
 
     weight: Tensor
-    bias: Tensor
+    bias: Tensor | None
     epsilon: float
 
     @classmethod
-    def load(cls, weights: WeightMap, name: str, size: int, epsilon: float) -> LayerNorm:
+    def load(
+        cls, weights: WeightMap, name: str, size: int, epsilon: float, *, has_bias: bool = True
+    ) -> LayerNorm:
         """Take `name`.weight and `name`.bias."""
-        return cls(
-            float32(weights.take(f"{name}.weight", (size,))), float32(weights.take(f"{name}.bias", (size,))), epsilon
-        )
+        bias = float32(weights.take(f"{name}.bias", (size,))) if has_bias else None
+        return cls(float32(weights.take(f"{name}.weight", (size,))), bias, epsilon)
+
+    def __call__(self, hidden_states: Tensor, out: Tensor | None = None) -> Tensor:
+        """hidden_states [num_rows, hidden_size] normed; out may be hidden_states itself."""
+        return ops.layer_norm(hidden_states, self.weight, self.bias, self.epsilon, out=out)
+
+
+@dataclass(frozen=True, slots=True)
+class RmsNorm:
+    """weight [hidden_size] float32; bias is always None."""
+
+    weight: Tensor
+    epsilon: float
+    bias: None = None
+
+    @classmethod
+    def load(cls, weights: WeightMap, name: str, size: int, epsilon: float, *, offset: float = 0.0) -> RmsNorm:
+        """Take `name`.weight; `offset` is added to it (Gemma stores weight - 1)."""
+        return cls(float32(weights.take(f"{name}.weight", (size,))) + offset, epsilon)
+
+    def __call__(self, hidden_states: Tensor, out: Tensor | None = None) -> Tensor:
+        """hidden_states [num_rows, hidden_size] normed; out may be hidden_states itself."""
+        return ops.rms_norm(hidden_states, self.weight, self.epsilon, out=out)
 
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """Tables [rows, embedding_size], all of one dtype; an absent table is None. Sum of rows, then LayerNorm."""
+    """Tables [rows, embedding_size], all of one dtype; absent parts are None. Sum of rows, then LayerNorm.
+
+    task_type gives its row 0 to every token.
+    """
 
     word: Tensor
-    position: Tensor
-    token_type: Tensor | None
-    task_type: Tensor | None
-    norm: LayerNorm
+    position: Tensor | None = None
+    token_type: Tensor | None = None
+    task_type: Tensor | None = None
+    norm: LayerNorm | None = None
 
     def __call__(self, batch: RaggedBatch, out: Tensor) -> Tensor:
         """Into out [num_tokens, embedding_size] float32."""
@@ -96,9 +122,9 @@ class Embeddings:
             self.position,
             self.token_type,
             self.task_type,
-            self.norm.weight,
-            self.norm.bias,
-            self.norm.epsilon,
+            None if self.norm is None else self.norm.weight,
+            None if self.norm is None else self.norm.bias,
+            0.0 if self.norm is None else self.norm.epsilon,
             out,
         )
 

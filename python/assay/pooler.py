@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from assay import ops
 from assay.errors import ConfigError
-from assay.layers import HEAD_ARITHMETIC, Linear
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from assay.batch import RaggedBatch
     from assay.config import PoolerConfig
     from assay.hf_config import HFConfig
-    from assay.weights import WeightMap
+    from assay.layers import LayerNorm, Linear
 
 TASK_ORDER = ("embed&token_classify", "embed", "classify", "token_embed", "token_classify", "plugin")
 """The first supported one is active unless PoolerConfig.task or a token-classification architecture says otherwise."""
@@ -117,48 +116,29 @@ def _named(name: str, source: str) -> Activation:
 
 @dataclass(frozen=True, slots=True)
 class ClassifierHead:
-    """[dense + its activation] -> classifier -> (logits - mean) / sigma -> activation where the row asks for it."""
+    """[dense + its activation [+ norm]] -> classifier -> (logits - mean) / sigma -> activation where the row asks for it."""
 
     dense: Linear | None
     dense_activation: str
     classifier: Linear
     activation: Activation
+    norm: LayerNorm | None = None
     logit_mean: float | None = None
     logit_sigma: float | None = None
-
-    @classmethod
-    def load(
-        cls,
-        weights: WeightMap,
-        *,
-        dense: str | None,
-        dense_activation: str,
-        classifier: str,
-        hidden_size: int,
-        num_labels: int,
-        activation: Activation,
-        config: PoolerConfig,
-    ) -> ClassifierHead:
-        """Take the head's tensors by name, in float32."""
-        square = (hidden_size, hidden_size)
-        return cls(
-            dense=None if dense is None else Linear.load(weights, dense, square, HEAD_ARITHMETIC),
-            dense_activation=dense_activation,
-            classifier=Linear.load(weights, classifier, (num_labels, hidden_size), HEAD_ARITHMETIC),
-            activation=activation,
-            logit_mean=config.logit_mean,
-            logit_sigma=config.logit_sigma,
-        )
 
     def __call__(self, pooled: Tensor, use_activation: Tensor) -> Tensor:
         """Scores [num_rows, num_labels] of pooled [num_rows, hidden_size]; use_activation uint8 [num_rows]."""
         import torch
 
+        dense = self.dense
+        if self.norm is not None:  # between the two products, which the kernel would run as one
+            pooled = pooled if dense is None else dense(pooled, activation=self.dense_activation)
+            pooled, dense = self.norm(pooled), None
         out = ops.classifier_head(
             pooled,
             self.classifier.packed,
             use_activation * ops.HEAD_ACTIVATIONS[self.activation.kernel],
-            dense=None if self.dense is None else self.dense.packed,
+            dense=None if dense is None else dense.packed,
             dense_activation=self.dense_activation,
             logit_mean=self.logit_mean,
             logit_sigma=self.logit_sigma,

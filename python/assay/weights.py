@@ -99,6 +99,23 @@ class WeightMap:
         self._used.add(name)
         return tensor
 
+    def take_rows(self, name: str, rows: Sequence[int]) -> Tensor:
+        """Some rows of a tensor, in the order asked for and as stored; nothing else of it is read. Marks it as used."""
+        import torch
+
+        self.require([name])
+        handle, stored = self._tensors[name]
+        part = handle.get_slice(stored)
+        num_rows = part.get_shape()[0]
+        wrong = [row for row in rows if not 0 <= row < num_rows]
+        if wrong:
+            raise WeightsError(f"{self.source}: {name} has {num_rows} rows, none is number {wrong[0]}")
+        taken = torch.cat([part[row : row + 1] for row in rows])
+        if not taken.dtype.is_floating_point or taken.dtype.itemsize not in (2, 4, 8):
+            raise WeightsError(f"{self.source}: {name} has dtype {taken.dtype}; only float checkpoints are supported")
+        self._used.add(name)
+        return taken
+
     def finish(self, ignore: Iterable[str] = ()) -> None:
         """Raise WeightsError naming the tensors nobody took, except those that match a pattern of `ignore`."""
         patterns = [re.compile(pattern) for pattern in ignore]
@@ -122,6 +139,9 @@ class _BinSlice:
 
     def get_dtype(self) -> str:
         return str(self._tensor.dtype).removeprefix("torch.")
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        return self._tensor[rows]
 
 
 class _BinHandle:

@@ -101,7 +101,7 @@ class LLM:
             max_model_len=max_model_len,
         )
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
-        renderer = Renderer(loaded.tokenizer, loaded.model.vocab_size, loaded.model.encoder.shape.type_vocab_size)
+        renderer = Renderer(loaded.tokenizer, loaded.model.vocab_size, loaded.model.type_vocab_size)
         self._engine = Engine(loaded.model, renderer, config, loaded.max_model_len)
         if self_check:
             try:

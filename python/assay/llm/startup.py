@@ -53,6 +53,7 @@ class Loaded:
             dtype=self.model.dtype,
             max_model_len=self.max_model_len,
             supported_tasks=tuple(self.model.supported_tasks),
+            attn_type="decoder" if self.model.is_causal else "encoder_only",
         )
         return EngineView(VllmView(model, config))
 
@@ -97,6 +98,7 @@ def load(
         pooler_config=pooler_config,
         max_batch_tokens=max(config.max_batch_tokens, max_model_len or 0),
         max_batch_size=config.max_batch_size,
+        max_model_len=max_model_len,
     )
     _check_convert(convert, model)
     text_tokenizer = None
@@ -134,7 +136,7 @@ def _max_model_len(asked: int | None, model: PoolingModel) -> int:
         f"User-specified max_model_len ({asked}) is greater than the derived max_model_len "
         f"({model.max_model_len_source} in model's config.json)."
     )
-    num_positions = model.encoder.shape.max_model_len
+    num_positions = model.num_positions
     if asked <= num_positions and os.environ.get(_ALLOW_LONG, "").lower() in ("1", "true"):
         logger.warning("%s %s is set: scores of inputs that long are on the caller.", message, _ALLOW_LONG)
         return asked

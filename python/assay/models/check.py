@@ -9,7 +9,7 @@ from assay.config import PoolerConfig
 from assay.errors import AssayError
 from assay.hf_config import HFConfig, read_json
 from assay.models.loading import resolve_dtype
-from assay.models.registry import Plan, make_plan
+from assay.models.plan import Plan, make_plan
 from assay.models.sentence_transformer import default_prompt
 from assay.pooler import declared_activation
 
@@ -63,16 +63,15 @@ def check_model(
 
 
 def _report(files: ModelFiles, plan: Plan, dtype: str) -> CheckReport:
-    config, activation, head = plan.hf_config, plan.activation, plan.family.head
+    config, activation = plan.hf_config, plan.activation
     names = read_json(files.folder / "tokenizer_config.json")
     has_labels = activation is not None
-    words = f"{head.dense.format('')} + {head.dense_activation}, {head.classifier}"
     stored = config.get("dtype") or config.get("torch_dtype") or "float32"
     return CheckReport(
         supported=True,
         architecture=plan.architecture,
         family=plan.family.name,
-        head=_HEAD_WORDS.get(plan.head, words),
+        head=_head_words(plan),
         tasks=(plan.task, *(task for task in plan.tasks if task != plan.task)),
         num_labels=config.num_labels if has_labels else None,
         labels=tuple(config.id2label.values()) if has_labels else (),
@@ -86,6 +85,17 @@ def _report(files: ModelFiles, plan: Plan, dtype: str) -> CheckReport:
         dtype=resolve_dtype(dtype, str(stored).removeprefix("torch."))[0],
         notes=tuple(_notes(files, plan)),
     )
+
+
+def _head_words(plan: Plan) -> str:
+    if plan.head in _HEAD_WORDS:
+        return _HEAD_WORDS[plan.head]
+    head = plan.head_shape
+    assert head is not None
+    if plan.head_plan is not None and plan.head_plan.source == "lm_head":
+        return f"{plan.head_plan.method} of {len(plan.head_plan.token_ids)} rows of the language-model head"
+    dense = [] if head.dense is None else [f"{head.dense.format('')} + {head.dense_activation}"]
+    return ", ".join([*dense, *([] if head.norm is None else [head.norm]), head.classifier])
 
 
 def _notes(files: ModelFiles, plan: Plan) -> list[str]:
