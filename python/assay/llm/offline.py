@@ -37,6 +37,8 @@ class LLM:
     hf_overrides: keys of config.json to change (a dict), or a callable that gets the config and returns one.
     pooler_config: a PoolerConfig or its fields as a dict (override_pooler_config is its older name).
     max_model_len: refuse longer prompts; never above what the model can do.
+    model_impl: "auto" takes this package's own implementation of a model and, where there is none, transformers' code
+    on our kernels; "vllm" only the former, "transformers" only the latter.
     revision, hf_token, offline: for a Hub id. offline None follows HF_HUB_OFFLINE.
     chat_template: accepted; `score` uses only its own argument of that name.
 
@@ -67,6 +69,7 @@ class LLM:
         pooler_config: PoolerConfig | Mapping[str, Any] | None = None,
         override_pooler_config: PoolerConfig | Mapping[str, Any] | None = None,
         max_model_len: int | None = None,
+        model_impl: str = "auto",
         max_batch_tokens: int | None = None,
         max_num_batched_tokens: int | None = None,
         max_batch_size: int | None = None,
@@ -78,6 +81,7 @@ class LLM:
         **kwargs: Any,
     ) -> None:
         named = {"runner": runner, "convert": convert, "tokenizer_mode": tokenizer_mode, "quantization": quantization}
+        named["model_impl"] = model_impl
         check_keywords({**named, "trust_remote_code": trust_remote_code, **kwargs})
         if pooler_config is not None and override_pooler_config is not None:
             raise ConfigError("Cannot set both `override_pooler_config` and `pooler_config`")
@@ -99,6 +103,7 @@ class LLM:
             tokenizer_revision=tokenizer_revision,
             skip_tokenizer_init=skip_tokenizer_init,
             max_model_len=max_model_len,
+            model_impl=model_impl,
         )
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
         renderer = Renderer(loaded.tokenizer, loaded.model.vocab_size, loaded.model.type_vocab_size)

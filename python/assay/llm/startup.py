@@ -82,6 +82,7 @@ def load(
     tokenizer_revision: str | None,
     skip_tokenizer_init: bool,
     max_model_len: int | None,
+    model_impl: str,
 ) -> Loaded:
     """Find, check and load a model and its tokenizer. Raises ConfigError, UnsupportedModelError or WeightsError."""
     if max_model_len is not None and (type(max_model_len) is not int or max_model_len < 1):
@@ -99,6 +100,7 @@ def load(
         max_batch_tokens=max(config.max_batch_tokens, max_model_len or 0),
         max_batch_size=config.max_batch_size,
         max_model_len=max_model_len,
+        model_impl=model_impl,
     )
     _check_convert(convert, model)
     text_tokenizer = None

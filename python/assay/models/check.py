@@ -11,6 +11,7 @@ from assay.hf_config import HFConfig, read_json
 from assay.models.loading import resolve_dtype
 from assay.models.plan import Plan, make_plan
 from assay.models.sentence_transformer import default_prompt
+from assay.models.transformers_class import Outline
 from assay.pooler import declared_activation
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ _HEAD_WORDS = {
 }
 
 
+_OWN_PATH = "this package's own fused layers"
+_TRANSFORMERS_PATH = "transformers' code with this package's attention and products; checked against it at start-up"
+
+
 @dataclass(frozen=True, slots=True)
 class CheckReport:
     """`reason` says why `supported` is False; fields nothing is known about stay None."""
@@ -31,6 +36,7 @@ class CheckReport:
     reason: str | None = None
     architecture: str | None = None
     family: str | None = None
+    path: str | None = None
     head: str | None = None
     tasks: tuple[str, ...] = ()
     num_labels: int | None = None
@@ -47,13 +53,17 @@ class CheckReport:
 
 
 def check_model(
-    files: ModelFiles, overrides: Any = None, pooler_config: PoolerConfig | None = None, dtype: str = "auto"
+    files: ModelFiles,
+    overrides: Any = None,
+    pooler_config: PoolerConfig | None = None,
+    dtype: str = "auto",
+    model_impl: str = "auto",
 ) -> CheckReport:
     """Read the config and tokenizer files of a model; never raises for what is wrong with the model."""
     config = None
     try:
         config = HFConfig.from_folder(files.folder, overrides)
-        plan = make_plan(files, config, pooler_config or PoolerConfig())
+        plan = make_plan(files, config, pooler_config or PoolerConfig(), model_impl)
         if not files.is_partial:
             files.weight_files()
         return _report(files, plan, dtype)
@@ -71,6 +81,7 @@ def _report(files: ModelFiles, plan: Plan, dtype: str) -> CheckReport:
         supported=True,
         architecture=plan.architecture,
         family=plan.family.name,
+        path=_TRANSFORMERS_PATH if isinstance(plan.family.backbone, Outline) else _OWN_PATH,
         head=_head_words(plan),
         tasks=(plan.task, *(task for task in plan.tasks if task != plan.task)),
         num_labels=config.num_labels if has_labels else None,
@@ -90,6 +101,8 @@ def _report(files: ModelFiles, plan: Plan, dtype: str) -> CheckReport:
 def _head_words(plan: Plan) -> str:
     if plan.head in _HEAD_WORDS:
         return _HEAD_WORDS[plan.head]
+    if isinstance(plan.family.backbone, Outline):
+        return ", ".join(plan.family.backbone.head_modules)
     head = plan.head_shape
     assert head is not None
     if plan.head_plan is not None and plan.head_plan.source == "lm_head":

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from assay.arena import Arena
     from assay.batch import RaggedBatch
     from assay.hf_config import HFConfig
+    from assay.models.transformers_class import Outline
     from assay.weights import WeightMap
 
 HIDDEN_ACTIVATIONS = {
@@ -83,9 +84,7 @@ class BackboneLoader(Protocol[ShapeT]):
         """Every tensor of the backbone, without its prefix."""
         ...
 
-    def load(
-        self, weights: WeightMap, prefix: str, shape: ShapeT, arithmetic: str, max_model_len: int
-    ) -> Backbone:
+    def load(self, weights: WeightMap, prefix: str, shape: ShapeT, arithmetic: str, max_model_len: int) -> Backbone:
         """Take every tensor; the backbone will see sequences of at most max_model_len tokens."""
         ...
 
@@ -129,7 +128,7 @@ def last_token(config: HFConfig) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Family(Generic[ShapeT]):
-    """One row of the registry.
+    """One row of the registry, or (backbone: an Outline) an architecture that transformers runs on our kernels.
 
     class_names: what transformers puts before ForSequenceClassification and the like. prefixes: where the backbone's
     tensors may lie (or without any). heads: by what follows the class name. configure_head: what config.json says
@@ -145,7 +144,7 @@ class Family(Generic[ShapeT]):
     model_types: tuple[str, ...]
     prefixes: tuple[str, ...]
     shape: Callable[[HFConfig], ShapeT]
-    backbone: BackboneLoader[ShapeT]
+    backbone: BackboneLoader[ShapeT] | Outline
     heads: Mapping[str, HeadShape]
     configure_head: Callable[[HFConfig, HeadShape], HeadShape] = field(default=_as_stated)
     pooling: Callable[[HFConfig], str] = field(default=first_token)
@@ -162,7 +161,9 @@ def refuse_keys(config: HFConfig, *names: str) -> None:
     for name in ("quantization_config", *names):
         value: Any = config.get(name)
         if value is not None and value is not False:
-            shown = f"={'true' if value is True else repr(value)}" if isinstance(value, bool | int | float | str) else ""
+            shown = (
+                f"={'true' if value is True else repr(value)}" if isinstance(value, bool | int | float | str) else ""
+            )
             raise UnsupportedModelError(f"config.json: {name}{shown} is not supported")
 
 

@@ -81,7 +81,7 @@ def mask_rule(
     *, mask_function: Callable[..., Tensor], attention_mask: Tensor | None = None, use_vmap: bool = False, **_: Any
 ) -> MaskRule:
     """transformers' mask function: the rule itself."""
-    if attention_mask is not None or use_vmap:
+    if use_vmap or not (attention_mask is None or bool(attention_mask.all())):
         raise UnsupportedModelError("the model needs an attention mask of its own, which packed sequences cannot have")
     return MaskRule(mask_function)
 

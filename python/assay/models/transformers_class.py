@@ -63,17 +63,20 @@ class Outline:
     head_modules: tuple[str, ...]
 
 
-def make_outline(hf_config: HFConfig, architecture: str, head: Head) -> Outline | None:
+def make_outline(hf_config: HFConfig, architecture: str, head: Head, is_chain: bool = False) -> Outline | None:
     """What transformers would build for `architecture`; None where it knows no such class.
+
+    is_chain: the class may have a head of any kind, which is not used.
 
     Raises UnsupportedModelError that says why the model cannot run on ragged batches, or ConfigError.
     """
     import torch
     import transformers
 
-    model_class = getattr(transformers, architecture, None)
-    if not isinstance(model_class, type) or not issubclass(model_class, transformers.PreTrainedModel):
+    found = getattr(transformers, architecture, None)
+    if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
         return None
+    model_class: Any = found
     config = _config(hf_config, model_class)
     _check_config(config, architecture)
     _check_class(model_class, architecture)
@@ -81,6 +84,8 @@ def make_outline(hf_config: HFConfig, architecture: str, head: Head) -> Outline 
     with torch.device("meta"):
         model = model_class._from_config(config, attn_implementation=packed_attention.NAME)
     backbone = model.base_model
+    if head == "embedding" and backbone is not model and not is_chain:
+        return None
     _check_modules(backbone, architecture)
     shape = _shape(config, backbone, architecture)
     return Outline(
@@ -144,7 +149,7 @@ def _check_modules(backbone: Any, architecture: str) -> None:
 
 
 def _shape(config: Any, backbone: Any, architecture: str) -> TransformersShape:
-    sizes = [getattr(config, key, None) for key in ("vocab_size", "hidden_size", "max_position_embeddings")]
+    sizes: list[Any] = [getattr(config, key, None) for key in ("vocab_size", "hidden_size", "max_position_embeddings")]
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         raise UnsupportedModelError(
             f"{architecture}: config.json must state vocab_size, hidden_size and max_position_embeddings, got {sizes}"
