@@ -1,0 +1,167 @@
+"""Architectures that run through transformers on packed sequences: scores, bits, heads and strict loading."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import tiny_models
+import tiny_transformers
+from assay import ops
+from assay.batch import pack
+from assay.config import PoolerConfig
+from assay.errors import UnsupportedModelError, WeightsError
+from assay.files import resolve_model
+from assay.hf_config import HFConfig
+from assay.models import check_model, load_model
+from parity import float32_budget, max_error, mean_error
+from tiny_transformers import PACKABLE, checkpoint, sequences
+
+SEQUENCE, TOKEN, MODEL = "ForSequenceClassification", "ForTokenClassification", "Model"
+
+
+def load(folder, *, dtype="float32", model_impl="auto", config=None):
+    files = resolve_model(folder)
+    return load_model(
+        files,
+        HFConfig.from_folder(files.folder),
+        dtype=dtype,
+        pooler_config=config or PoolerConfig(),
+        max_batch_tokens=2048,
+        max_batch_size=32,
+        model_impl=model_impl,
+    )
+
+
+def run(model, inputs):
+    results = []
+    for start in range(0, len(inputs), 7):
+        batch = pack(inputs[start : start + 7], model.position_offset)
+        results += [result.clone() for result in model.run(batch, [False] * batch.num_seqs)]
+    return results
+
+
+@cache
+def reference(folder, name, dtype):
+    return tiny_transformers.logits(folder, name, sequences(24), dtype)
+
+
+@pytest.mark.parametrize("name", PACKABLE)
+def test_float32_logits_match_transformers(name, tmp_path_factory):
+    folder = checkpoint(tmp_path_factory, name)
+    exact = reference(folder, name + SEQUENCE, "float32")
+    assert max_error(run(load(folder), sequences(24)), exact) <= float32_budget(exact)
+
+
+@pytest.mark.parametrize("name", PACKABLE)
+def test_bfloat16_logits_are_as_close_as_transformers_bfloat16(name, tmp_path_factory):
+    folder = checkpoint(tmp_path_factory, name)
+    exact, theirs = (reference(folder, name + SEQUENCE, dtype) for dtype in ("float32", "bfloat16"))
+    ours = run(load(folder, dtype="bfloat16"), sequences(24))
+    assert max_error(ours, exact) <= 1.1 * max_error(theirs, exact)
+    assert mean_error(ours, exact) <= 1.1 * mean_error(theirs, exact)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", PACKABLE)
+def test_results_are_bitwise_equal_in_any_batch(name, dtype, restore_threads, tmp_path_factory):
+    model = load(checkpoint(tmp_path_factory, name), dtype=dtype)
+    inputs = sequences(16, longest=90)
+    ops.set_num_threads(1)
+    alone = [run(model, [sequence])[0] for sequence in inputs]
+    rng = random.Random(2)
+    for batch_idx in range(8):
+        ops.set_num_threads(1 + batch_idx % 2)
+        chosen = rng.sample(range(len(inputs)), rng.choice((2, 3, 7)))
+        for i, result in zip(chosen, run(model, [inputs[i] for i in chosen]), strict=True):
+            assert torch.equal(result, alone[i]), f"input {i} in a batch of {len(chosen)}"
+
+
+def test_float32_logits_match_transformers_on_every_isa(isa, tmp_path_factory):
+    folder = checkpoint(tmp_path_factory, "Albert")
+    exact = reference(folder, "Albert" + SEQUENCE, "float32")
+    assert max_error(run(load(folder), sequences(24)), exact) <= float32_budget(exact)
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("Phi", TOKEN), ("Albert", TOKEN), ("Phi", MODEL), ("NomicBert", MODEL), ("EuroBert", MODEL)]
+)
+def test_other_heads_match_transformers(name, head, tmp_path_factory):
+    folder = checkpoint(tmp_path_factory, name, head)
+    inputs = sequences(6, longest=70)
+    exact = tiny_transformers.logits(folder, name + head, inputs)
+    config = PoolerConfig(task="token_classify" if head == TOKEN else "token_embed")
+    assert max_error(run(load(folder, config=config), inputs), exact) <= float32_budget(exact)
+
+
+@pytest.mark.parametrize(("name", "pooling"), [("Phi", "LAST"), ("Albert", "CLS")])
+def test_embeddings_pool_by_attention_kind(name, pooling, tmp_path_factory):
+    folder = checkpoint(tmp_path_factory, name, MODEL)
+    default, stated = load(folder), load(folder, config=PoolerConfig(pooling_type=pooling))
+    assert default.task == "embed"
+    for a, b in zip(run(default, sequences(4)), run(stated, sequences(4)), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_two_models_do_not_mix_their_batches(tmp_path_factory):
+    folders = [checkpoint(tmp_path_factory, name) for name in ("Albert", "Phi")]
+    models = [load(folder) for folder in folders]
+    before = [run(model, sequences(5)) for model in models]
+    for _ in range(2):
+        for model, expected in zip(models, before, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(run(model, sequences(5)), expected, strict=True))
+
+
+def test_model_impl_transformers_runs_a_known_family_too(tmp_path):
+    folder = tiny_models.make(tmp_path / "model", "Roberta", SEQUENCE)
+    own, through = load(folder), load(folder, model_impl="transformers")
+    inputs = sequences(8, longest=100)
+    assert type(own.backbone) is not type(through.backbone)
+    assert max_error(run(own, inputs), run(through, inputs)) <= 1e-4
+
+
+def test_model_impl_vllm_knows_the_families_only(tmp_path_factory):
+    with pytest.raises(UnsupportedModelError, match=r"\['PhiForSequenceClassification'\] are not supported for now"):
+        load(checkpoint(tmp_path_factory, "Phi"), model_impl="vllm")
+
+
+@pytest.mark.parametrize(
+    ("model_impl", "path"), [("auto", "this package's own"), ("transformers", "transformers' code")]
+)
+def test_the_check_says_which_way_a_model_runs(model_impl, path, tmp_path):
+    folder = tiny_models.make(tmp_path / "model", "Roberta", SEQUENCE)
+    report = check_model(resolve_model(folder), model_impl=model_impl)
+    assert report.supported and report.path is not None and report.path.startswith(path)
+    assert report.max_length == load(folder, model_impl=model_impl).max_model_len == 128
+
+
+def _rewrite(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("lost", ["score.weight", "model.layers.1.mlp.fc1.bias"])
+def test_a_missing_tensor_is_named(lost, tmp_path):
+    folder = tiny_transformers.make(tmp_path / "model", "Phi")
+    _rewrite(folder, lambda tensors: tensors.pop(lost))
+    with pytest.raises(WeightsError, match=f"PhiForSequenceClassification lacks tensors {lost}"):
+        load(folder)
+
+
+def test_a_tensor_without_use_is_named(tmp_path):
+    folder = tiny_transformers.make(tmp_path / "model", "Phi")
+    _rewrite(folder, lambda tensors: tensors.update({"model.adapter.weight": torch.ones(2, 2)}))
+    with pytest.raises(WeightsError, match=r"has no use for model\.adapter\.weight"):
+        load(folder)
+
+
+def test_a_tensor_of_another_shape_is_refused(tmp_path):
+    folder = tiny_transformers.make(tmp_path / "model", "Phi")
+    _rewrite(folder, lambda tensors: tensors.update({"score.weight": torch.ones(5, 64)}))
+    with pytest.raises(WeightsError, match=r"score\.weight"):
+        load(folder)

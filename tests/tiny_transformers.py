@@ -1,0 +1,90 @@
+"""Small random checkpoints of architectures that run through transformers, and token ids to run them on."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+
+from assay.batch import Sequence
+from tiny_models import randomize
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+VOCAB_SIZE = 211
+MAX_LENGTH = 320
+_SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "max_position_embeddings": MAX_LENGTH,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
+_DECODER: dict[str, Any] = {**_SIZES, "num_key_value_heads": 2, "head_dim": 16}
+_ROBERTA: dict[str, Any] = {**_SIZES, "max_position_embeddings": MAX_LENGTH + 2, "type_vocab_size": 1}
+
+PACKABLE: dict[str, dict[str, Any]] = {
+    "Albert": {**_SIZES, "embedding_size": 32},
+    "XLMRobertaXL": _ROBERTA,
+    "JinaEmbeddingsV3": _SIZES,
+    "NomicBert": _SIZES,
+    "EuroBert": {**_DECODER, "classifier_pooling": "mean"},
+    "Phi": {**_DECODER, "partial_rotary_factor": 0.5},
+    "Phi3": _DECODER,
+    "GPTNeoX": _SIZES,
+    "OPT": {**_SIZES, "ffn_dim": 96, "word_embed_proj_dim": 64},
+    "Olmo2": _DECODER,
+    "Cohere": {**_DECODER, "use_qk_norm": True},
+    "Granite": {**_DECODER, "attention_multiplier": 0.2, "residual_multiplier": 0.5},
+    "SmolLM3": {**_DECODER, "no_rope_layers": [1, 0]},
+}
+"""By transformers' class name without ForSequenceClassification."""
+
+
+def make(folder: Path, name: str, head: str = "ForSequenceClassification", **config: Any) -> Path:
+    """Write a random checkpoint of class `name` + `head`, without a tokenizer."""
+    model_class = getattr(transformers, name + head)
+    values = {**PACKABLE.get(name, _DECODER), "num_labels": 3, **config}
+    torch.manual_seed(0)
+    model = model_class(model_class.config_class(**values)).eval()
+    randomize(model)
+    model.save_pretrained(folder)
+    return folder
+
+
+_folders: dict[tuple[str, str], Path] = {}
+
+
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, name: str, head: str = "ForSequenceClassification") -> Path:
+    """The same, made once per session."""
+    if (name, head) not in _folders:
+        _folders[name, head] = make(tmp_path_factory.mktemp(name) / "model", name, head)
+    return _folders[name, head]
+
+
+def sequences(count: int, longest: int = MAX_LENGTH) -> list[Sequence]:
+    """Token ids without special ones: lengths 1, `longest`, and `count` - 2 between."""
+    rng = random.Random(5)
+    lengths = [1, longest, *(rng.randint(1, longest) for _ in range(count - 2))]
+    return [Sequence([rng.randrange(3, VOCAB_SIZE) for _ in range(length)]) for length in lengths]
+
+
+def logits(folder: Path, name: str, inputs: list[Sequence], dtype: str = "float32") -> list[torch.Tensor]:
+    """transformers' own, one input at a time, eager attention; hidden states of a class without head."""
+    model_class = getattr(transformers, name)
+    model = model_class.from_pretrained(folder, attn_implementation="eager", dtype=getattr(torch, dtype)).eval()
+    results = []
+    with torch.inference_mode():
+        for sequence in inputs:
+            output = model(input_ids=torch.tensor([sequence.input_ids]))
+            results.append((output.logits if "logits" in output else output.last_hidden_state)[0].float())
+    return results
