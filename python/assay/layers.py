@@ -69,9 +69,7 @@ class LayerNorm:
     epsilon: float
 
     @classmethod
-    def load(
-        cls, weights: WeightMap, name: str, size: int, epsilon: float, *, has_bias: bool = True
-    ) -> LayerNorm:
+    def load(cls, weights: WeightMap, name: str, size: int, epsilon: float, *, has_bias: bool = True) -> LayerNorm:
         """Take `name`.weight and `name`.bias."""
         bias = float32(weights.take(f"{name}.bias", (size,))) if has_bias else None
         return cls(float32(weights.take(f"{name}.weight", (size,))), bias, epsilon)

@@ -118,7 +118,7 @@ def _named(name: str, source: str) -> Activation:
 
 @dataclass(frozen=True, slots=True)
 class ClassifierHead:
-    """[dense + its activation [+ norm]] -> classifier -> (logits - mean) / sigma -> activation where the row asks for it."""
+    """[dense + activation [+ norm]] -> classifier -> (logits - mean) / sigma -> activation where a row asks for it."""
 
     dense: Linear | None
     dense_activation: str

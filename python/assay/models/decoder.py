@@ -93,7 +93,8 @@ class DecoderLoader:
     def tensor_names(self, shape: DecoderShape) -> list[str]:
         """Every tensor of the backbone, without its prefix."""
         names = self.names
-        listed = [f"{name}.weight" for name in (names.word, names.position, names.token_type) if name]
+        tables = (names.word, names.position, names.token_type if shape.type_rows else None)
+        listed = [f"{name}.weight" for name in tables if name]
         for name in (names.embedding_norm, names.final_norm):
             listed += _with_bias(name, shape.has_norm_bias)
         for idx in range(shape.num_layers):
@@ -161,7 +162,7 @@ class _Reader:
         )
 
     def _table(self, name: str | None, rows: int) -> Tensor | None:
-        if name is None:
+        if name is None or rows == 0:
             return None
         stored = self.weights.take(f"{self.prefix}{name}.weight", (rows, self.shape.hidden_size))
         return in_dtype(stored, self.arithmetic)

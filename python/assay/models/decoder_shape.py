@@ -61,7 +61,7 @@ class DecoderShape:
     def __post_init__(self) -> None:
         if self.head_dim % HEAD_DIM_STEP or not 0 < self.head_dim <= MAX_HEAD_DIM:
             raise UnsupportedModelError(
-                f"head_dim {self.head_dim} is not supported: it must be a multiple of {HEAD_DIM_STEP} up to {MAX_HEAD_DIM}"
+                f"head_dim {self.head_dim} is not supported; multiples of {HEAD_DIM_STEP} up to {MAX_HEAD_DIM} are"
             )
         if self.num_kv_heads < 1 or self.num_heads < 1 or self.num_heads % self.num_kv_heads:
             raise UnsupportedModelError(
@@ -159,8 +159,10 @@ def layer_types(config: HFConfig, num_layers: int, default: tuple[str, ...]) -> 
 
 
 def sliding_windows(size: object, kinds: tuple[str, ...], is_causal: bool) -> dict[str, tuple[int, int]]:
-    """(left, right) of the sliding layers, as transformers counts: causal ones see `size` tokens, themselves included;
-    bidirectional ones see `size` tokens on either side."""
+    """(left, right) of the sliding layers, as transformers counts them.
+
+    A causal layer sees `size` tokens, the current one included; a bidirectional one sees `size` tokens on either side.
+    """
     if SLIDING not in kinds:
         return {}
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:

@@ -70,9 +70,10 @@ class Backbone(Protocol):
 
 
 ShapeT = TypeVar("ShapeT", bound=BackboneShape)
+ShapeT_contra = TypeVar("ShapeT_contra", bound=BackboneShape, contravariant=True)
 
 
-class BackboneLoader(Protocol[ShapeT]):
+class BackboneLoader(Protocol[ShapeT_contra]):
     """How the tensors of a checkpoint become a backbone."""
 
     @property
@@ -80,12 +81,14 @@ class BackboneLoader(Protocol[ShapeT]):
         """The tensor by which the backbone is found in a checkpoint."""
         ...
 
-    def tensor_names(self, shape: ShapeT) -> list[str]:
+    def tensor_names(self, shape: ShapeT_contra) -> list[str]:
         """Every tensor of the backbone, without its prefix."""
         ...
 
-    def load(self, weights: WeightMap, prefix: str, shape: ShapeT, arithmetic: str, max_model_len: int) -> Backbone:
-        """Take every tensor; the backbone will see sequences of at most max_model_len tokens."""
+    def load(
+        self, weights: WeightMap, prefix: str, shape: ShapeT_contra, arithmetic: str, max_model_len: int
+    ) -> Backbone:
+        """Take every tensor; no sequence will be longer than max_model_len tokens."""
         ...
 
 
@@ -161,9 +164,7 @@ def refuse_keys(config: HFConfig, *names: str) -> None:
     for name in ("quantization_config", *names):
         value: Any = config.get(name)
         if value is not None and value is not False:
-            shown = (
-                f"={'true' if value is True else repr(value)}" if isinstance(value, bool | int | float | str) else ""
-            )
+            shown = "=true" if value is True else f"={value!r}" if isinstance(value, int | float | str) else ""
             raise UnsupportedModelError(f"config.json: {name}{shown} is not supported")
 
 

@@ -36,9 +36,8 @@ def head_tensors(plan: Plan, weights: WeightMap, prefix: str) -> list[str]:
         modules.append((head.dense.format(prefix), head.dense_has_bias))
     if head.norm is not None:
         modules.append((head.norm, head.norm_has_bias))
-    return [
-        f"{name}.{kind}" for name, has_bias in modules for kind in ("weight", "bias") if has_bias or kind == "weight"
-    ]
+    names = [f"{name}.weight" for name, _ in modules]
+    return names + [f"{name}.bias" for name, has_bias in modules if has_bias]
 
 
 def load_heads(plan: Plan, files: ModelFiles, classifier: ClassifierHead | None) -> dict[str, TaskHead]:

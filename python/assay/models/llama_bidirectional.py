@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from assay.errors import UnsupportedModelError
 from assay.models import llama
-from assay.models.family import SEQUENCE, Family
+from assay.models.family import SEQUENCE
 
 if TYPE_CHECKING:
     from assay.hf_config import HFConfig

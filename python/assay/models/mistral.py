@@ -21,7 +21,7 @@ def shape(config: HFConfig) -> DecoderShape:
     kind = FULL if window is None else SLIDING
     kinds = (kind,) * plain.num_layers
     if config.get("layer_types") not in (None, list(kinds)):
-        raise UnsupportedModelError("config.json: layer_types of a Mistral model that differ by layer are not supported")
+        raise UnsupportedModelError("config.json: layer_types that contradict a Mistral model's sliding_window")
     return dataclasses.replace(
         plain,
         layer_types=kinds,

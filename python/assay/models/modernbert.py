@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 from assay.errors import UnsupportedModelError
 from assay.models.bert import PRETRAINING
 from assay.models.decoder import DecoderLoader
-from assay.models.decoder_shape import FULL, SLIDING, DecoderNames, DecoderShape, LayerNames, layer_types, sliding_windows
+from assay.models.decoder_shape import (
+    FULL,
+    SLIDING,
+    DecoderNames,
+    DecoderShape,
+    LayerNames,
+    layer_types,
+    sliding_windows,
+)
 from assay.models.family import SEQUENCE, TOKEN, Family, HeadShape, checked_heads, hidden_activation, refuse_keys
 from assay.models.rope import Rope, make_rope
 

@@ -116,17 +116,15 @@ def attention(
             f"{type(module).__name__} attends from {list(query.shape)} to {list(key.shape)}: "
             f"one row of {num_tokens} tokens was expected"
         )
-    left, right = window
-    if left != _UNLIMITED or right > 0 or softcap:
-        raise UnsupportedModelError(f"attention with window {window} and soft cap {softcap} is not supported")
     out = ops.attention_varlen(
         _token_major(query),
         _token_major(key),
         _token_major(value),
         sequences.cu_seqlens,
         sequences.max_seqlen,
-        is_causal=right == 0,
         softmax_scale=scaling,
+        window_size=window,
+        soft_cap=softcap or 0.0,
     )
     sequences.num_calls += 1
     return out.unsqueeze(0), None

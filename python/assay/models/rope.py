@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -93,10 +94,12 @@ def _ntk(parameters: dict[str, Any], rotary_dim: int) -> Tensor:
 
     factor, mixed_b, theta = parameters["factor"], parameters.get("mixed_b"), parameters["rope_theta"]
     if mixed_b is None:
-        return _plain(theta * factor, rotary_dim) / factor ** (2 / rotary_dim)
-    slope = torch.tensor(float(factor)).log() / (rotary_dim / 2) ** mixed_b
+        fixed: Tensor = _plain(theta * factor, rotary_dim) / factor ** (2 / rotary_dim)
+        return fixed
+    slope = math.log(factor) / (rotary_dim / 2) ** mixed_b
     pairs = torch.arange(1, rotary_dim // 2 + 1, dtype=torch.float32)
-    return _plain(theta, rotary_dim) / (slope * pairs**mixed_b).exp()
+    mixed: Tensor = _plain(theta, rotary_dim) / (slope * pairs**mixed_b).exp()
+    return mixed
 
 
 def read_rope(config: HFConfig, rotary_dim: int, max_positions: int) -> Rope:

@@ -41,24 +41,24 @@ def _from_pretrained(files: ModelFiles, outline: Outline, dtype: str) -> Any:
     import torch
 
     with _quiet():
-        try:
-            model, info = outline.model_class.from_pretrained(
-                files.folder,
-                config=outline.config,
-                dtype=getattr(torch, dtype),
-                attn_implementation=NAME,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-        except RuntimeError as err:  # what transformers raises for tensors of another shape
-            raise WeightsError(f"{files.folder}: {err}") from err
+        model, info = outline.model_class.from_pretrained(
+            files.folder,
+            config=outline.config,
+            dtype=getattr(torch, dtype),
+            attn_implementation=NAME,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # to be told of all of them; none is accepted
+        )
     for problem, names in (("lacks tensors", info["missing_keys"]), ("has no use for", info["unexpected_keys"])):
         if outline.head != "sequence":  # a backbone runs without its pooler
             names = [name for name in names if "pooler" not in name.split(".")]
         if names:
             raise WeightsError(f"{files.folder}: {outline.architecture} {problem} {', '.join(sorted(names))}")
-    if info["mismatched_keys"] or info["error_msgs"]:
-        raise WeightsError(f"{files.folder}: {info['mismatched_keys'] or info['error_msgs']}")
+    for name, found, wanted in sorted(info["mismatched_keys"]):
+        raise WeightsError(f"{files.folder}: {name} has shape {tuple(found)}, config.json asks for {tuple(wanted)}")
+    if info["error_msgs"]:
+        raise WeightsError(f"{files.folder}: {'; '.join(info['error_msgs'])}")
     return model.eval()
 
 
