@@ -42,17 +42,27 @@ PACKABLE: dict[str, dict[str, Any]] = {
     "Phi3": _DECODER,
     "GPTNeoX": _SIZES,
     "OPT": {**_SIZES, "ffn_dim": 96, "word_embed_proj_dim": 64},
-    "Olmo2": _DECODER,
-    "Cohere": {**_DECODER, "use_qk_norm": True},
-    "Granite": {**_DECODER, "attention_multiplier": 0.2, "residual_multiplier": 0.5},
     "SmolLM3": {**_DECODER, "no_rope_layers": [1, 0]},
+    "Starcoder2": {**_DECODER, "sliding_window": 70},
+    "ModernBertDecoder": {**_SIZES, "sliding_window": 40, "layer_types": ["sliding_attention", "full_attention"]},
+    "Ministral": {**_DECODER, "sliding_window": 33, "layer_types": ["full_attention", "sliding_attention"]},
+    "Gemma2": {**_DECODER, "sliding_window": 50, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 20},
+    "Olmo2": _DECODER,
+    "Cohere2": {**_DECODER, "sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"]},
+    "Granite": {**_DECODER, "attention_multiplier": 0.2, "residual_multiplier": 0.5},
 }
-"""By transformers' class name without ForSequenceClassification."""
+"""By transformers' class name without its ending."""
+WITHOUT_CLASSIFIER = ("Olmo2", "Cohere2", "Granite")
 
 
-def make(folder: Path, name: str, head: str = "ForSequenceClassification", **config: Any) -> Path:
+def head_of(name: str) -> str:
+    """The ending of the class a checkpoint is made with."""
+    return "Model" if name in WITHOUT_CLASSIFIER else "ForSequenceClassification"
+
+
+def make(folder: Path, name: str, head: str | None = None, **config: Any) -> Path:
     """Write a random checkpoint of class `name` + `head`, without a tokenizer."""
-    model_class = getattr(transformers, name + head)
+    model_class = getattr(transformers, name + (head or head_of(name)))
     values = {**PACKABLE.get(name, _DECODER), "num_labels": 3, **config}
     torch.manual_seed(0)
     model = model_class(model_class.config_class(**values)).eval()
@@ -64,8 +74,9 @@ def make(folder: Path, name: str, head: str = "ForSequenceClassification", **con
 _folders: dict[tuple[str, str], Path] = {}
 
 
-def checkpoint(tmp_path_factory: pytest.TempPathFactory, name: str, head: str = "ForSequenceClassification") -> Path:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, name: str, head: str | None = None) -> Path:
     """The same, made once per session."""
+    head = head or head_of(name)
     if (name, head) not in _folders:
         _folders[name, head] = make(tmp_path_factory.mktemp(name) / "model", name, head)
     return _folders[name, head]
