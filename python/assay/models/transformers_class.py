@@ -70,7 +70,6 @@ def make_outline(hf_config: HFConfig, architecture: str, head: Head, is_chain: b
 
     Raises UnsupportedModelError that says why the model cannot run on ragged batches, or ConfigError.
     """
-    import torch
     import transformers
 
     found = getattr(transformers, architecture, None)
@@ -80,9 +79,7 @@ def make_outline(hf_config: HFConfig, architecture: str, head: Head, is_chain: b
     config = _config(hf_config, model_class)
     _check_config(config, architecture)
     _check_class(model_class, architecture)
-    packed_attention.register()
-    with torch.device("meta"):
-        model = model_class._from_config(config, attn_implementation=packed_attention.NAME)
+    model = _on_meta(model_class, config)
     backbone = model.base_model
     if head == "embedding" and backbone is not model and not is_chain:
         return None
@@ -108,6 +105,18 @@ def _config(hf_config: HFConfig, model_class: Any) -> Any:
         return model_class.config_class.from_dict(values)
     except Exception as err:  # each config class checks its own keys, with exceptions of many kinds
         raise ConfigError(f"config.json: {model_class.config_class.__name__} cannot be made of it: {err}") from err
+
+
+def _on_meta(model_class: Any, config: Any) -> Any:
+    """The model without memory for its weights."""
+    import torch
+
+    packed_attention.register()
+    try:
+        with torch.device("meta"):
+            return model_class._from_config(config, attn_implementation=packed_attention.NAME)
+    except Exception as err:  # sizes that do not fit together, found by the class in its own way
+        raise ConfigError(f"config.json: {model_class.__name__} cannot be made of it: {err}") from err
 
 
 def _check_config(config: Any, architecture: str) -> None:
