@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SEQUENCE, TOKEN = "ForSequenceClassification", "ForTokenClassification"
 VOCAB_SIZE = 160
 FIRST_ID = 4
-"""Lower ids are special: transformers looks for pad tokens at the end of a text, this package takes texts as they are."""
+"""Lower ids are special: transformers skips pad tokens at the end of a text, this package takes texts as they are."""
 LENGTHS = (1, 2, 3, 5, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 100, 127, 128, 129, 199, 256, 257, 300)
 
 
