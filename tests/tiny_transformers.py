@@ -89,13 +89,22 @@ def sequences(count: int, longest: int = MAX_LENGTH) -> list[Sequence]:
     return [Sequence([rng.randrange(3, VOCAB_SIZE) for _ in range(length)]) for length in lengths]
 
 
-def logits(folder: Path, name: str, inputs: list[Sequence], dtype: str = "float32") -> list[torch.Tensor]:
-    """transformers' own, one input at a time, eager attention; hidden states of a class without head."""
+def logits(folder: Path, name: str, inputs: list[Sequence]) -> list[torch.Tensor]:
+    """transformers' own in float32, one input at a time, eager attention; hidden states of a class without head."""
+    outputs = _outputs(_load(folder, name, "float32"), inputs)
+    return [(output.logits if "logits" in output else output.last_hidden_state)[0] for output in outputs]
+
+
+def hidden_states(folder: Path, name: str, inputs: list[Sequence], dtype: str) -> list[torch.Tensor]:
+    """The same of the backbone alone, [num_tokens, hidden_size] float32."""
+    return [output.last_hidden_state[0].float() for output in _outputs(_load(folder, name, dtype).base_model, inputs)]
+
+
+def _load(folder: Path, name: str, dtype: str) -> Any:
     model_class = getattr(transformers, name)
-    model = model_class.from_pretrained(folder, attn_implementation="eager", dtype=getattr(torch, dtype)).eval()
-    results = []
+    return model_class.from_pretrained(folder, attn_implementation="eager", dtype=getattr(torch, dtype)).eval()
+
+
+def _outputs(model: Any, inputs: list[Sequence]) -> list[Any]:
     with torch.inference_mode():
-        for sequence in inputs:
-            output = model(input_ids=torch.tensor([sequence.input_ids]))
-            results.append((output.logits if "logits" in output else output.last_hidden_state)[0].float())
-    return results
+        return [model(input_ids=torch.tensor([sequence.input_ids])) for sequence in inputs]
