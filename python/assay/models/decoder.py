@@ -179,7 +179,8 @@ class _Reader:
         shape, hidden, inner = self.shape, self.shape.hidden_size, self.shape.intermediate_size
         kind = shape.layer_types[idx]
         rope = shape.ropes.get(kind)
-        norms = names.norms(shape.has_first_norm or idx > 0)
+        places = names.norms(shape.has_first_norm or idx > 0).items()
+        norms: dict[str, Any] = {place: self.norm(None if name is None else name.format(idx)) for place, name in places}
         q_size = shape.qkv_sizes[0]
 
         def packed(modules: tuple[str, ...], sizes: tuple[int, ...], in_size: int, has_bias: bool) -> Any:
@@ -196,7 +197,7 @@ class _Reader:
             mlp_down=packed((names.mlp_down,), (hidden,), inner, shape.has_mlp_down_bias),
             norm=shape.norm,
             epsilon=shape.epsilon,
-            **{place: self.norm(None if name is None else name.format(idx)) for place, name in norms.items()},
+            **norms,
             q_norm=self._head_norm(names.q_norm, idx),
             k_norm=self._head_norm(names.k_norm, idx),
             activation=shape.activation,
