@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from functools import cache
 
@@ -25,11 +26,11 @@ from tiny_transformers import PACKABLE, WITHOUT_CLASSIFIER, checkpoint, head_of,
 SEQUENCE, TOKEN, MODEL = "ForSequenceClassification", "ForTokenClassification", "Model"
 
 
-def load(folder, *, dtype="float32", model_impl="auto", config=None):
+def load(folder, *, dtype="float32", model_impl="auto", config=None, overrides=None):
     files = resolve_model(folder)
     return load_model(
         files,
-        HFConfig.from_folder(files.folder),
+        HFConfig.from_folder(files.folder, overrides),
         dtype=dtype,
         pooler_config=config or PoolerConfig(),
         max_batch_tokens=2048,
@@ -118,6 +119,27 @@ def test_embeddings_pool_by_attention_kind(name, pooling, tmp_path_factory):
     assert default.task == "embed"
     for a, b in zip(run(default, sequences(4)), run(stated, sequences(4)), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_causal_checkpoint_gives_embeddings_without_its_head(tmp_path):
+    folder = tiny_transformers.make(tmp_path / "model", "Phi", "ForCausalLM")
+    model = load(folder, overrides={"architectures": ["PhiModel"]})
+    exact = tiny_transformers.hidden_states(folder, "PhiForCausalLM", sequences(4), "float32")
+    assert model.task == "embed"
+    assert max_error(run(model, sequences(4)), [rows[-1] for rows in exact]) <= float32_budget(exact)
+
+
+def test_a_sentence_transformers_folder_takes_the_backbone_of_any_class(tmp_path):
+    folder = tiny_transformers.make(tmp_path / "model", "NomicBert", "ForMaskedLM")
+    chain = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")]
+    kinds = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for kind, path in chain]
+    (folder / "modules.json").write_text(json.dumps(kinds))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    exact = tiny_transformers.hidden_states(folder, "NomicBertForMaskedLM", sequences(4), "float32")
+    model = load(folder)
+    assert model.pooling == "mean"
+    assert max_error(run(model, sequences(4)), [rows.mean(dim=0) for rows in exact]) <= float32_budget(exact)
 
 
 def test_two_models_do_not_mix_their_batches(tmp_path_factory):

@@ -14,6 +14,7 @@ from assay.files import ModelFiles, resolve_model
 from assay.hf_config import HFConfig
 from assay.models import check_model, load_model
 from assay.models.transformers_class import make_outline
+from assay.models.transformers_family import transformers_family
 from assay.models.transformers_head import take_head
 from assay.models.transformers_loading import load_parts
 from tiny_transformers import make
@@ -53,6 +54,13 @@ def test_an_architecture_that_cannot_be_packed_is_refused_before_its_weights_are
     head = "sequence" if architecture.endswith(SEQUENCE) else "embedding"
     with pytest.raises(UnsupportedModelError, match=message):
         make_outline(config_of(architecture, **changes), architecture, head)
+
+
+def test_a_head_of_language_model_rows_is_refused():
+    config = config_of("PhiForSequenceClassification")
+    config.update({"classifier_from_token": ["no", "yes"], "method": "from_2_way_softmax"})
+    with pytest.raises(UnsupportedModelError, match=r"PhiForSequenceClassification \(method\)"):
+        transformers_family(config, "PhiForSequenceClassification", is_chain=False)
 
 
 def test_a_quantised_checkpoint_is_refused():

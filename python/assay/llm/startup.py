@@ -60,8 +60,9 @@ class Loaded:
     def describe(self) -> str:
         """The start-up line: what runs, on what, in which arithmetic and why."""
         model, threads = self.model, ops.num_threads()
+        way = " through transformers" if model.is_run_by_transformers else ""
         return (
-            f"{self.name}: {model.architecture}, task {model.task}, {ops.active_isa()} with {threads} "
+            f"{self.name}: {model.architecture}{way}, task {model.task}, {ops.active_isa()} with {threads} "
             f"thread{'' if threads == 1 else 's'}, dtype {model.dtype} ({model.dtype_reason}), "
             f"arithmetic {model.arithmetic}, up to {self.max_model_len} tokens"
         )

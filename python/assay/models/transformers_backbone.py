@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Backbone:
+class TransformersBackbone:
     """A transformers model without its head, in evaluation mode."""
 
     shape: TransformersShape
@@ -25,7 +25,7 @@ class Backbone:
     sequences: PackedSequences
 
     @classmethod
-    def prepare(cls, module: Any, shape: TransformersShape, arithmetic: str) -> Backbone:
+    def prepare(cls, module: Any, shape: TransformersShape, arithmetic: str) -> TransformersBackbone:
         """Take over a loaded module: its linear layers are packed, and each submodule learns of the sequences."""
         sequences = PackedSequences()
         for part in module.modules():

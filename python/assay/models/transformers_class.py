@@ -66,9 +66,8 @@ class Outline:
 def make_outline(hf_config: HFConfig, architecture: str, head: Head, is_chain: bool = False) -> Outline | None:
     """What transformers would build for `architecture`; None where it knows no such class.
 
-    is_chain: the class may have a head of any kind, which is not used.
-
-    Raises UnsupportedModelError that says why the model cannot run on ragged batches, or ConfigError.
+    is_chain: the class may have a head of any kind, which is not used. Raises UnsupportedModelError that says why the
+    model cannot run on ragged batches, or ConfigError.
     """
     import transformers
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from assay.errors import WeightsError
 from assay.models.packed_attention import NAME
-from assay.models.transformers_backbone import Backbone
+from assay.models.transformers_backbone import TransformersBackbone
 from assay.models.transformers_check import Expected, check_packing
 from assay.models.transformers_head import drop_pooler, head_modules, take_head
 from assay.models.transformers_parts import LoadedParts
@@ -29,7 +29,7 @@ def load_parts(files: ModelFiles, outline: Outline, num_labels: int, dtype: str)
     has_head, has_pooler = outline.head != "embedding", outline.head == "sequence"
     modules = list(head_modules(model, has_pooler=has_pooler).values())
     drop_pooler(model.base_model)
-    backbone = Backbone.prepare(model.base_model, outline.shape, dtype)
+    backbone = TransformersBackbone.prepare(model.base_model, outline.shape, dtype)
     parts = LoadedParts(backbone)
     if has_head:
         parts = LoadedParts(backbone, *take_head(modules, outline.architecture, num_labels))
@@ -51,8 +51,7 @@ def _from_pretrained(files: ModelFiles, outline: Outline, dtype: str) -> Any:
             ignore_mismatched_sizes=True,  # to be told of all of them; none is accepted
         )
     for problem, names in (("lacks tensors", info["missing_keys"]), ("has no use for", info["unexpected_keys"])):
-        if outline.head != "sequence":  # a backbone runs without its pooler
-            names = [name for name in names if "pooler" not in name.split(".")]
+        names = [name for name in names if not _is_of_no_use(name, outline)]
         if names:
             raise WeightsError(f"{files.folder}: {outline.architecture} {problem} {', '.join(sorted(names))}")
     for name, found, wanted in sorted(info["mismatched_keys"]):
@@ -60,6 +59,13 @@ def _from_pretrained(files: ModelFiles, outline: Outline, dtype: str) -> Any:
     if info["error_msgs"]:
         raise WeightsError(f"{files.folder}: {'; '.join(info['error_msgs'])}")
     return model.eval()
+
+
+def _is_of_no_use(name: str, outline: Outline) -> bool:
+    """Whether a tensor may be extra or lacking: a pooler nobody reads, or the head a causal model is trained with."""
+    if "pooler" in name.split("."):
+        return outline.head != "sequence"
+    return outline.shape.is_causal and name.startswith("lm_head.")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from assay.layers import Linear
-    from assay.models.transformers_backbone import Backbone
+    from assay.models.transformers_backbone import TransformersBackbone
     from assay.models.transformers_head import HeadModules
 
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class LoadedParts:
     """before: the head's modules ahead of its last linear layer, None where there are none. classifier: that layer."""
 
-    backbone: Backbone
+    backbone: TransformersBackbone
     before: HeadModules | None = None
     classifier: Linear | None = None
 
