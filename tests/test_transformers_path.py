@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import tiny_models
 import tiny_transformers
-from assay import ops
+from assay import LLM, ops
 from assay.arena import Arena
 from assay.batch import pack
 from assay.config import PoolerConfig
@@ -140,6 +140,18 @@ def test_a_sentence_transformers_folder_takes_the_backbone_of_any_class(tmp_path
     model = load(folder)
     assert model.pooling == "mean"
     assert max_error(run(model, sequences(4)), [rows.mean(dim=0) for rows in exact]) <= float32_budget(exact)
+
+
+def test_llm_runs_texts_and_pairs_through_transformers(tmp_path):
+    folder = tiny_models.make(tmp_path / "model", "Bert", SEQUENCE, num_labels=1)
+    with LLM(folder) as own, LLM(folder, model_impl="transformers") as through:
+        assert "BertForSequenceClassification through transformers, task classify" in through.summary
+        assert "through transformers" not in own.summary
+        texts = ["a quick brown fox", "two days of battery is worth the weight!"]
+        for ask in (lambda llm: llm.classify(texts), lambda llm: llm.score(texts[0], texts)):
+            for a, b in zip(ask(own), ask(through), strict=True):
+                ours, theirs = (getattr(x.outputs, "score", None) or x.outputs.probs[0] for x in (a, b))
+                assert abs(ours - theirs) <= 1e-5
 
 
 def test_two_models_do_not_mix_their_batches(tmp_path_factory):
