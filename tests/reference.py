@@ -38,6 +38,22 @@ def cu_seqlens(lengths: list[int]) -> Tensor:
     return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
 
 
+def operand(x: Tensor, arithmetic: str, isa: str) -> Tensor:
+    """x [rows, depth], bfloat16 values, as a product multiplies it: what arithmetic rounds is its definition."""
+    return fixed_point(x) if arithmetic == "bfloat16" and isa == "avx2" else x
+
+
+def fixed_point(x: Tensor) -> Tensor:
+    """x [rows, depth] float32 to whole multiples of 1/4095 of the largest of each 128 numbers of a row."""
+    depth = x.shape[1]
+    runs = torch.nn.functional.pad(x, (0, -depth % 128)).unflatten(1, (-1, 128))
+    largest = runs.abs().amax(-1, keepdim=True)
+    integers = (
+        (runs * (torch.full_like(largest, 4095.0) / largest)).nan_to_num().round()
+    )  # a number / tensor rounds twice
+    return (integers * (largest / 4095)).flatten(1)[:, :depth]
+
+
 def poisoned(*shape: int, device: str = "cpu") -> Tensor:
     """An output full of NaN: an element that the kernel forgets shows."""
     return torch.full(shape, math.nan, device=device)

@@ -272,6 +272,28 @@ def test_check_says_how_a_decoder_would_run(tmp_path_factory):
     )
 
 
+@pytest.mark.parametrize(("name", "kind"), [("qwen3", "decoder"), ("modernbert", "encoder_only")])
+def test_a_whole_classify_call(name, kind, tmp_path_factory):
+    from assay import LLM
+
+    expected = answers(tmp_path_factory, name)
+    with LLM(expected.folder, skip_tokenizer_init=True, max_model_len=300) as llm:
+        assert llm.llm_engine.model_config.attn_type == kind
+        outputs = llm.classify([{"prompt_token_ids": ids} for ids in expected.ids])
+    ours = [torch.tensor(output.outputs.probs) for output in outputs]
+    assert max_error(ours, [row.softmax(0) for row in expected.float32]) <= 1e-4
+
+
+def test_a_bfloat16_checkpoint_stays_bfloat16(copy, tmp_path_factory):
+    expected = answers(tmp_path_factory, "gemma")
+    folder = copy("gemma", lambda tensors: {key: value.to(torch.bfloat16) for key, value in tensors.items()})
+    model = load(folder)
+    assert (model.dtype, model.backbone.embeddings.word.dtype) == ("bfloat16", torch.bfloat16)
+    ours = run(model, [Sequence(expected.ids[idx]) for idx in SHORT])
+    exact = [expected.float32[idx] for idx in SHORT]
+    assert max_error(ours, exact) <= 1.1 * max_error(expected.bfloat16, expected.float32)
+
+
 def test_working_memory_follows_the_length_that_is_asked_for(tmp_path_factory):
     from assay.hf_config import HFConfig
     from assay.models import load_model

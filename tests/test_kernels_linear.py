@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from assay import ops
+from reference import fixed_point, operand
 
 SHAPES = [
     (0, 64, 32),
@@ -76,12 +77,11 @@ def run(x: torch.Tensor, packed: Any, activation: str = "none", residual: torch.
 def test_linear_matches_float64(isa: str, arithmetic: str, shape: tuple[int, int, int]) -> None:
     x, weight, bias, residual = make_case(shape)
     if arithmetic == "bfloat16":
-        # What the arithmetic rounds is its definition; the reference gets the same operands.
-        weight = weight.bfloat16().float()
-        x = x.bfloat16().float()
+        x, weight = x.bfloat16().float(), weight.bfloat16().float()
+    out = run(x, ops.pack_weight(weight, bias, arithmetic), residual=residual)
+    x, weight = operand(x, arithmetic, isa), operand(weight, arithmetic, isa)
     exact = plain(x.double(), weight.double(), bias.double(), "none") + residual.double()
     base = plain(x, weight, bias, "none") + residual
-    out = run(x, ops.pack_weight(weight, bias, arithmetic), residual=residual)
     assert not out.isnan().any()
     if out.numel():
         assert (out.double() - exact).abs().max().item() <= tolerance(arithmetic, isa, base, exact, shape[1])
@@ -92,9 +92,10 @@ def test_linear_matches_float64(isa: str, arithmetic: str, shape: tuple[int, int
 def test_linear_activation_matches_float64(isa: str, arithmetic: str, activation: str) -> None:
     x, weight, bias, _ = make_case((37, 96, 70))
     x, weight = (x * 3).bfloat16().float(), weight.bfloat16().float()
+    out = run(x, ops.pack_weight(weight, bias, arithmetic), activation)
+    x, weight = operand(x, arithmetic, isa), operand(weight, arithmetic, isa)
     exact = plain(x.double(), weight.double(), bias.double(), activation)
     base = plain(x, weight, bias, activation)
-    out = run(x, ops.pack_weight(weight, bias, arithmetic), activation)
     assert (out.double() - exact).abs().max().item() <= tolerance(arithmetic, isa, base, exact, 96)
 
 
@@ -169,3 +170,27 @@ def test_linear_refuses_wrong_arguments() -> None:
         run(x.int(), packed)
     with pytest.raises(TypeError, match=r"hidden_states must be a torch\.Tensor, got list"):
         ops.cpu_module().linear([1.0], packed, "none", None, x)
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_linear_keeps_bad_numbers_in_their_row(isa: str, arithmetic: str) -> None:
+    x, weight, bias, _ = make_case((64, 300, 48))
+    packed = ops.pack_weight(weight, bias, arithmetic)
+    expected = run(x, packed)
+    x[3, 7], x[9, 299], x[20, 130] = float("nan"), float("inf"), float("-inf")
+    x[30], x[31], x[32] = 0.0, 1e-38, 1e30
+    result = run(x, packed)
+    assert not result[[3, 9, 20]].isfinite().any()
+    kept = [row for row in range(64) if row not in (3, 9, 20, 30, 31, 32)]
+    assert torch.equal(result[kept], expected[kept])
+    assert torch.equal(result[[30, 31]], bias.expand(2, -1))
+    assert torch.allclose(result[32] / 1e30, weight.sum(1), atol=0.02)  # bfloat16: 300 weights, each off by up to 2^-9
+
+
+def test_fixed_point_is_finer_than_bfloat16() -> None:
+    """The bfloat16 mode of AVX2 rounds less than bfloat16 does."""
+    x, weight, bias, _ = make_case((64, 300, 48))
+    rounded = plain(x.bfloat16().double(), weight.bfloat16().double(), bias.double(), "none")
+    fixed = plain(fixed_point(x).double(), fixed_point(weight).double(), bias.double(), "none")
+    exact = plain(x.double(), weight.double(), bias.double(), "none")
+    assert (fixed - exact).abs().max() < (rounded - exact).abs().max() / 4

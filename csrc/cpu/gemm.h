@@ -8,6 +8,9 @@ using Bfloat16Policy = TileBfloat16;
 #elif defined(__AVX512BF16__)
 using Float32Policy = FmaFloat32;
 using Bfloat16Policy = DotBfloat16;
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+using Float32Policy = FmaFloat32;
+using Bfloat16Policy = FixedPoint;
 #else
 using Float32Policy = FmaFloat32;
 using Bfloat16Policy = FmaBfloat16;
@@ -62,28 +65,50 @@ std::size_t packed_bytes(std::int64_t out_features, std::int64_t in_features, bo
   return static_cast<std::size_t>(num_panels * weight_panel_bytes<Policy>(in_features));
 }
 
-// The rows of one matrix, panel_features a panel, from column first_col of each panel on.
+// One output feature's weights into its column of a panel.
 template <typename Policy>
-void pack_matrix(const PackWeightParams& p, const void* matrix, std::int64_t first_col) {
+void pack_weight_row(const PackWeightParams& p, std::int64_t row, char* panel, int col) {
+  for (std::int64_t depth = 0; depth < p.in_features; ++depth) {
+    Policy::put_weight(panel + (depth / Policy::kDepth) * Policy::kWeightBlockBytes,
+                       static_cast<int>(depth % Policy::kDepth), col, weight_at(p, row, depth));
+  }
+}
+
+// The rows of p.weight, panel_features a panel, from column first_col of each panel on.
+template <typename Policy>
+void pack_matrix(const PackWeightParams& p, bool is_gated, std::int64_t first_col) {
   const std::int64_t panel_bytes = weight_panel_bytes<Policy>(p.in_features);
-  const std::int64_t features = panel_features<Policy>(p.up != nullptr);
-  PackWeightParams source = p;
-  source.weight = matrix;
+  const std::int64_t features = panel_features<Policy>(is_gated);
   for (std::int64_t row = 0; row < p.out_features; ++row) {
-    char* panel = static_cast<char*>(p.packed) + row / features * panel_bytes;
-    for (std::int64_t col = 0; col < p.in_features; ++col) {
-      Policy::put_weight(panel + (col / Policy::kDepth) * Policy::kWeightBlockBytes,
-                         static_cast<int>(col % Policy::kDepth), static_cast<int>(first_col + row % features),
-                         weight_at(source, row, col));
-    }
+    pack_weight_row<Policy>(p, row, static_cast<char*>(p.packed) + row / features * panel_bytes,
+                            static_cast<int>(first_col + row % features));
   }
 }
 
 template <typename Policy>
 void pack_weight_panels(const PackWeightParams& p) {
-  pack_matrix<Policy>(p, p.weight, 0);
-  if (p.up != nullptr) pack_matrix<Policy>(p, p.up, panel_features<Policy>(true));
+  const bool is_gated = p.up != nullptr;
+  pack_matrix<Policy>(p, is_gated, 0);
+  if (!is_gated) return;
+  PackWeightParams up = p;
+  up.weight = p.up;
+  pack_matrix<Policy>(up, is_gated, panel_features<Policy>(is_gated));
 }
+
+// What a panel needs between its last put_input and its first micro: nothing, but for block fixed point.
+template <typename Policy>
+void seal_panel(char*, int, std::int64_t) {}
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+template <>
+void pack_weight_row<FixedPoint>(const PackWeightParams& p, std::int64_t row, char* panel, int col) {
+  FixedPoint::pack_weight(p, row, panel, col);
+}
+template <>
+void seal_panel<FixedPoint>(char* panel, int rows, std::int64_t num_blocks) {
+  FixedPoint::seal_panel(panel, rows, num_blocks);
+}
+#endif
 
 // Lays up to kRows tokens out as one input panel; depth beyond in_features is zero.
 template <typename Policy>
@@ -98,6 +123,7 @@ void pack_input_panel(const void* x, DType dtype, std::int64_t stride, std::int6
       Policy::put_input(panel, r, col, left > 0 ? load_row(row, dtype, col, left) : vec_zero());
     }
   }
+  seal_panel<Policy>(panel, rows, depth / Policy::kDepth);
 }
 
 // Lays `rows` tokens out as input panels, normalised first where the norm has a weight: x is then float32, and `normed`
@@ -341,6 +367,8 @@ const char* arithmetic_name(Arithmetic arithmetic) {
   return arithmetic == Arithmetic::kFloat32 ? "float32 as three bfloat16 tile products" : "bfloat16 tile products";
 #elif defined(__AVX512BF16__)
   return arithmetic == Arithmetic::kFloat32 ? "float32 fused multiply-add" : "bfloat16 dot products";
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+  return arithmetic == Arithmetic::kFloat32 ? "float32 fused multiply-add" : "13-bit block fixed point products";
 #else
   return arithmetic == Arithmetic::kFloat32 ? "float32 fused multiply-add"
                                             : "float32 fused multiply-add on bfloat16 weights";

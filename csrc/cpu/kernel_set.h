@@ -9,6 +9,9 @@
 #if defined(ASSAY_AMX)
 #include "cpu/gemm_amx.h"
 #endif
+#if defined(__AVX2__) && !defined(__AVX512F__)
+#include "cpu/gemm_fixed.h"
+#endif
 #include "cpu/norm.h"
 #include "cpu/gemm.h"
 #include "cpu/attention.h"

@@ -59,6 +59,19 @@ inline double run_bf16_chains(std::int64_t rounds) {
     }
   }
   return 4.0 * kVecWidth * kPeakChains * static_cast<double>(rounds);
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+  __m256i chains[kPeakChains];
+#pragma GCC unroll 16
+  for (int i = 0; i < kPeakChains; ++i) chains[i] = _mm256_setzero_si256();
+  __m256i factor = _mm256_setzero_si256();
+  keep_in_register(factor);
+  for (std::int64_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kPeakChains; ++i) chains[i] = FixedPoint::add_products(chains[i], factor, factor);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kPeakChains; ++i) keep_in_register(chains[i]);
+  return 4.0 * kVecWidth * kPeakChains * static_cast<double>(rounds);
 #else
   return run_fma_chains(rounds);
 #endif

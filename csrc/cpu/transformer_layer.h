@@ -309,7 +309,11 @@ struct TransformerLayer {
                                 Policy::put_input(wide_panels + r / Policy::kRows * sizes.wide_panel,
                                                   static_cast<int>(r % Policy::kRows), col, v);
                               });
-      // Here the panels of the intermediate are complete.
+      for (std::int64_t r = 0; r < rows; r += Policy::kRows) {
+        seal_panel<Policy>(wide_panels + r / Policy::kRows * sizes.wide_panel,
+                           static_cast<int>(min_of(Policy::kRows, rows - r)),
+                           sizes.wide_panel / Policy::kPanelBlockBytes);
+      }
       return_fused(wide_panels, p.mlp_down, mlp_norms, row0, rows, block_products);
     }
   }
