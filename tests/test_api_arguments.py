@@ -354,7 +354,7 @@ def test_separator_keys(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "assay"):
         assert not uses_separator(HFConfig({"use_pad_token": False, "use_sep_token": True}))
         assert uses_separator(HFConfig({"use_pad_token": True, "use_sep_token": False}))
-    assert caplog.text.count("use_pad_token has been deprecated; please use use_sep_token instead.") == 1
+    assert caplog.text.count("use_pad_token has been deprecated; please use use_sep_token instead.") == 2
 
 
 def test_score_text_defaults() -> None:

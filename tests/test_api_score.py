@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -161,11 +163,6 @@ def test_without_separator_the_texts_are_joined(tokenizer: Any) -> None:
                 assert llms.close(output.outputs.score, llms.logits(QUERY + doc, num_labels=1).sigmoid()[0])
 
 
-def test_templates_are_refused_for_now(ranker: Any) -> None:
-    with pytest.raises(ValueError, match="chat_template"):
-        ranker.score("a", "b", chat_template="{{ messages }}")
-
-
 def test_token_classifiers_do_not_score() -> None:
     with pytest.raises(ValueError, match=r"^This model does not support the Scoring API\.$"):
         llms.shared(llms.TOKENS).score("a", "b")
@@ -225,3 +222,100 @@ def test_late_interaction() -> None:
         query, doc = (output.outputs.data for output in llm.encode([QUERY, DOCS[4]], pooling_task="token_embed"))
         (output,) = llm.score(QUERY, DOCS[4])
         assert output.outputs.score == pytest.approx((query @ doc.T).max(dim=1).values.sum().item(), rel=1e-5)
+
+
+# ---- score templates -----------------------------------------------------------------------------------------------
+
+TEMPLATE = """{{- 'task: ' + (instruction or 'rank') + ' query: ' + messages[0].content -}}
+{{- ' document: ' + messages[1].content + ' relevant' -}}"""
+
+
+def templated(query: str, doc: str, task: str = "rank") -> str:
+    return f"task: {task} query: {query} document: {doc} relevant"
+
+
+def test_a_template_renders_the_pair_as_one_text(ranker: Any, tokenizer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jinja"
+    path.write_text(TEMPLATE)
+    for given in (TEMPLATE, path, str(path)):
+        outputs = ranker.score(QUERY, DOCS[:6], chat_template=given)
+        for doc, output in zip(DOCS, outputs, strict=False):
+            text = templated(QUERY, doc)
+            assert output.prompt_token_ids == tokenizer(text)["input_ids"]
+            assert llms.close(output.outputs.score, llms.logits(text, num_labels=1).sigmoid()[0])
+
+
+def test_an_instruction_changes_the_prompt_and_the_score(ranker: Any, tokenizer: Any) -> None:
+    (default,) = ranker.score(QUERY, DOCS[0], chat_template=TEMPLATE)
+    calls: list[dict[str, Any]] = [
+        {"instruction": "the brown fox"},
+        {"chat_template_kwargs": {"instruction": "the brown fox"}},
+        {"pooling_params": PoolingParams(extra_kwargs={"chat_template_kwargs": {"instruction": "the brown fox"}})},
+        {"instruction": "not this", "chat_template_kwargs": {"instruction": "the brown fox"}},
+    ]
+    for call in calls:
+        (output,) = ranker.score(QUERY, DOCS[0], chat_template=TEMPLATE, **call)
+        assert output.prompt_token_ids == tokenizer(templated(QUERY, DOCS[0], "the brown fox"))["input_ids"]
+        assert output.outputs.score != default.outputs.score
+
+
+def test_a_default_template_for_scores_is_not_the_one_for_chats(ranker: Any, tokenizer: Any) -> None:
+    plain = ranker.score(QUERY, DOCS[0])[0].prompt_token_ids
+    with llms.load(num_labels=1, chat_template=TEMPLATE) as llm:
+        assert llm.score(QUERY, DOCS[0])[0].prompt_token_ids == plain
+    with llms.load(num_labels=1, score_template=TEMPLATE) as llm:
+        assert llm.score(QUERY, DOCS[0])[0].prompt_token_ids == tokenizer(templated(QUERY, DOCS[0]))["input_ids"]
+        (explicit,) = llm.score(QUERY, DOCS[0], chat_template="{{ messages[1].content }}")
+        assert explicit.prompt_token_ids == tokenizer(DOCS[0])["input_ids"]
+
+
+def test_limits_and_truncation_cut_the_texts_not_the_template(ranker: Any, tokenizer: Any) -> None:
+    long = "how long does the battery last when it is cold and who will replace it"
+    params = PoolingParams(extra_kwargs={"max_tokens_per_doc": 4, "max_tokens_per_query": 3})
+    (output,) = ranker.score(long, long, pooling_params=params, chat_template=TEMPLATE)
+    text = tokenizer.decode(output.prompt_token_ids)
+    query, doc = text.split(" document : ")
+    query, doc = query.split(" query : ")[1], doc.split(" relevant")[0]
+    assert long.startswith(query) and long.startswith(doc)
+    assert [len(tokenizer.tokenize(part)) for part in (query, doc)] == [3, 4]
+    (output,) = ranker.score(QUERY, "battery " * 200, chat_template=TEMPLATE, truncate_prompt_tokens=60)
+    frame = tokenizer(templated(QUERY, ""))["input_ids"]
+    assert len(output.prompt_token_ids) == 60
+    assert output.prompt_token_ids[-8:] == frame[-8:] or output.prompt_token_ids[-5:] == frame[-5:]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            {"chat_template_kwargs": {"tokenize": True}},
+            "chat_template_kwargs contains reserved keys that conflict with fixed scorer arguments: {'tokenize'}",
+        ),
+        ({"chat_template_kwargs": "x"}, "chat_template_kwargs must be a dict, got str"),
+        ({"instruction": 7}, "instruction must be a str, got int"),
+        ({"chat_template": "{{ raise_exception('both sides, please') }}"}, "both sides, please"),
+        ({"chat_template": "{% for %}"}, "the chat template is not valid"),
+        ({"chat_template": "missing.jinja"}, "no such file, and it is no template"),
+    ],
+)
+def test_wrong_templates_and_variables(ranker: Any, call: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        ranker.score(QUERY, DOCS[0], **call)
+    assert message in str(caught.value)
+
+
+def test_an_instruction_nobody_reads_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    with llms.load(num_labels=1) as llm, caplog.at_level(logging.WARNING, "assay"):
+        for _ in range(2):
+            llm.score(QUERY, DOCS[:2], instruction="find batteries")
+            llm.score(QUERY, DOCS[:2], instruction="find batteries", chat_template="{{ messages[1].content }}")
+    assert caplog.text.count("no score template is in use") == 1
+    assert caplog.text.count("the score template reads no instruction") == 1
+
+
+def test_the_deprecated_separator_key_is_warned_about_once(caplog: pytest.LogCaptureFixture) -> None:
+    with llms.load(num_labels=1, hf_overrides={"use_pad_token": False}) as llm:
+        with caplog.at_level(logging.WARNING, "assay"):
+            llm.score(QUERY, DOCS[:2])
+            llm.score(QUERY, DOCS[:2])
+    assert caplog.text.count("use_pad_token has been deprecated") == 1

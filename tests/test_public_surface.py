@@ -64,8 +64,9 @@ def keywords(function: Any) -> list[str]:
 
 
 LLM_KEYWORDS = """model runner convert tokenizer tokenizer_mode skip_tokenizer_init trust_remote_code dtype quantization
-revision tokenizer_revision chat_template hf_token hf_overrides pooler_config override_pooler_config max_model_len
-max_batch_tokens max_num_batched_tokens max_batch_size max_num_seqs num_threads offline self_check non_finite"""
+revision tokenizer_revision chat_template score_template hf_token hf_overrides pooler_config
+override_pooler_config max_model_len max_batch_tokens max_num_batched_tokens
+max_batch_size max_num_seqs num_threads offline self_check non_finite"""
 
 
 def test_llm_signature_is_pinned() -> None:
@@ -73,16 +74,18 @@ def test_llm_signature_is_pinned() -> None:
 
 
 COMMON = ["use_tqdm", "lora_request", "tokenization_kwargs", "truncate_prompt_tokens"]
+CHAT = """chat_template add_generation_prompt continue_final_message add_special_tokens chat_template_kwargs""".split()
+SCORE = ["chat_template", "chat_template_kwargs", "instruction"]
 
 
 @pytest.mark.parametrize(
     ("method", "parameters"),
     [
-        ("classify", ["prompts", "pooling_params", *COMMON]),
+        ("classify", ["prompts", "pooling_params", *COMMON, *CHAT]),
         ("embed", ["prompts", "pooling_params", *COMMON]),
-        ("reward", ["prompts", "pooling_params", *COMMON]),
-        ("encode", ["prompts", "pooling_params", "pooling_task", *COMMON]),
-        ("score", ["data_1", "data_2", "pooling_params", "chat_template", *COMMON]),
+        ("reward", ["prompts", "pooling_params", *COMMON, *CHAT]),
+        ("encode", ["prompts", "pooling_params", "pooling_task", *COMMON, *CHAT]),
+        ("score", ["data_1", "data_2", "pooling_params", *COMMON, *SCORE]),
     ],
 )
 def test_method_signatures_are_pinned(method: str, parameters: list[str]) -> None:

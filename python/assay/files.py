@@ -28,13 +28,14 @@ class ModelFiles:
     """Where a model lies.
 
     head_folder holds a classification head kept apart from the backbone (the demo); is_partial: config and tokenizer
-    files only, the weights were not asked for.
+    files only, the weights were not asked for. tokenizer_folder: where the tokenizer lies, if not in `folder`.
     """
 
     name: str
     folder: Path
     head_folder: Path | None = None
     is_partial: bool = False
+    tokenizer_folder: Path | None = None
 
     def weight_files(self, folder: Path | None = None) -> list[Path]:
         """The checkpoint of `folder` (the model's own by default): safetensors first, else .bin; raises ConfigError."""

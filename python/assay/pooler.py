@@ -9,7 +9,7 @@ from assay import ops
 from assay.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch import Tensor
 
@@ -23,6 +23,7 @@ TASK_ORDER = ("embed&token_classify", "embed", "classify", "token_embed", "token
 
 SEQ_POOLING = {"CLS": "cls", "LAST": "last_token", "MEAN": "mean"}
 """PoolerConfig's names of what `ops.pool` calls a pooling."""
+_SEQ_NAMES = {mode: name for name, mode in SEQ_POOLING.items()}
 
 _DECLARED_BY_PROBLEM_TYPE = {"regression": "identity", "multi_label_classification": "sigmoid"}
 _TORCH_MODULES = "torch.nn.modules."
@@ -46,10 +47,30 @@ def active_task(config: PoolerConfig, supported: tuple[str, ...], architecture: 
     return next(task for task in TASK_ORDER if task in supported)
 
 
+def with_step_default(config: PoolerConfig, step_tag_id: int | None, tasks: Iterable[str]) -> PoolerConfig:
+    """The config with what a process reward model pools by default: STEP, at the rows of its own tag.
+
+    Raises ConfigError where STEP pooling is asked of a model that does not classify tokens.
+    """
+    if step_tag_id is not None and config.tok_pooling_type is None:
+        config = config.replace(tok_pooling_type="STEP")
+    if config.tok_pooling_type != "STEP":
+        return config
+    if "token_classify" not in tasks:
+        raise ConfigError("tok_pooling_type='STEP' needs a model that classifies tokens; this one has no such head")
+    return config if config.step_tag_id is not None else config.replace(step_tag_id=step_tag_id)
+
+
+def with_pooling_in_use(config: PoolerConfig, tasks: Mapping[str, tuple[str, ...]]) -> PoolerConfig:
+    """The config with the pooling types of these tasks written out, where PoolerConfig has names for them."""
+    modes = tasks.get("classify") or tasks.get("embed") or ()
+    sequence = _SEQ_NAMES.get(modes[0]) if len(modes) == 1 else None
+    token = config.tok_pooling_type or ("ALL" if {"token_classify", "token_embed"} & tasks.keys() else None)
+    return config.replace(seq_pooling_type=sequence, tok_pooling_type=token)
+
+
 def seq_pooling(config: PoolerConfig, default: tuple[str, ...]) -> tuple[str, ...]:
-    """The pooling modes of a sequence task: PoolerConfig's, else `default`; raises ConfigError for STEP pooling."""
-    if config.tok_pooling_type == "STEP":
-        raise ConfigError("tok_pooling_type='STEP' needs a process reward model; this architecture pools ALL tokens")
+    """The pooling modes of a sequence task: PoolerConfig's, else `default`."""
     return default if config.seq_pooling_type is None else (SEQ_POOLING[config.seq_pooling_type],)
 
 

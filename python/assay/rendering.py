@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from assay.batch import Sequence
 from assay.errors import ConfigError, ValidationError
@@ -11,8 +11,18 @@ if TYPE_CHECKING:
     from assay.tokenize_options import TokenizeOptions
     from assay.tokenizer import Tokenizer
 
-Renderable: TypeAlias = "str | tuple[str, str] | list[int]"
+
+class Deferred(Protocol):
+    """A prompt whose text is made when it is its turn to be tokenised."""
+
+    def fitted(self, tokenizer: Tokenizer, options: TokenizeOptions) -> str:
+        """The text, of at most options.truncate_to tokens where that is set; raises ValidationError."""
+        ...
+
+
+Plain: TypeAlias = "str | tuple[str, str] | list[int]"
 """A text, a text pair or token ids."""
+Renderable: TypeAlias = "Plain | Deferred"
 
 
 class Renderer:
@@ -35,21 +45,37 @@ class Renderer:
 
         first_ones: per prompt, the index of the first token of type 1 (compressed_token_type_ids), or None.
         """
-        sequences = self._encode(prompts, options)
+        is_noted = first_index + len(prompts) > 1
+        plain = []
+        for position, prompt in enumerate(prompts):
+            try:
+                plain.append(self._plain(prompt, options))
+            except ValidationError as err:
+                if is_noted:
+                    err.add_note(f"in prompts[{first_index + position}]")
+                raise
+        sequences = self._encode(plain, options)
         for position, sequence in enumerate(sequences):
             try:
-                is_text = not isinstance(prompts[position], list)
+                is_text = not isinstance(plain[position], list)
                 sequence = self._sized(sequence, options, is_text)
                 if first_ones is not None and first_ones[position] is not None:
                     sequence = self._with_types(sequence, first_ones[position])
             except ValidationError as err:
-                if first_index + len(prompts) > 1:
+                if is_noted:
                     err.add_note(f"in prompts[{first_index + position}]")
                 raise
             sequences[position] = sequence
         return sequences
 
-    def _encode(self, prompts: list[Renderable], options: TokenizeOptions) -> list[Sequence]:
+    def _plain(self, prompt: Renderable, options: TokenizeOptions) -> Plain:
+        if isinstance(prompt, str | tuple | list):
+            return prompt
+        if self.tokenizer is None:
+            raise ValidationError("You cannot pass text prompts when `skip_tokenizer_init=True`")
+        return prompt.fitted(self.tokenizer, options)
+
+    def _encode(self, prompts: list[Plain], options: TokenizeOptions) -> list[Sequence]:
         """Sequences before padding and checks; all texts go through the tokenizer at once."""
         texts = [prompt for prompt in prompts if not isinstance(prompt, list)]
         if not texts:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LIMITS: Final = ("max_tokens_per_query", "max_tokens_per_doc")
-_warned: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +105,10 @@ def score_limits(extra_kwargs: Mapping[str, Any] | None, max_model_len: int) -> 
 
 
 def uses_separator(hf_config: HFConfig) -> bool:
-    """Whether a pair is encoded with the tokenizer's separator; the deprecated use_pad_token wins where present."""
+    """Whether a pair is encoded with the tokenizer's separator; the deprecated use_pad_token wins, with a warning."""
     deprecated = hf_config.get("use_pad_token")
     if deprecated is not None:
-        if "use_pad_token" not in _warned:
-            _warned.add("use_pad_token")
-            logger.warning("use_pad_token has been deprecated; please use use_sep_token instead.")
+        logger.warning("use_pad_token has been deprecated; please use use_sep_token instead.")
         return bool(deprecated)
     use_sep_token = hf_config.get("use_sep_token")
     return True if use_sep_token is None else bool(use_sep_token)

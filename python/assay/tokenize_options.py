@@ -75,6 +75,19 @@ def tokenize_options(
     )
 
 
+def with_special_tokens(kwargs: Mapping[str, Any] | None, add_special_tokens: bool | None) -> Mapping[str, Any] | None:
+    """`tokenization_kwargs` with the argument of that name; raises ValidationError where the two contradict."""
+    if add_special_tokens is None:
+        return kwargs
+    given = (kwargs or {}).get("add_special_tokens")
+    if given is not None and given != add_special_tokens:
+        raise ValidationError(
+            f"add_special_tokens={add_special_tokens} and tokenization_kwargs['add_special_tokens']={given} "
+            f"contradict each other"
+        )
+    return {**(kwargs or {}), "add_special_tokens": add_special_tokens}
+
+
 def _override(rest: dict[str, Any], name: str, meanings: Mapping[Any, int | None], value: int | None) -> int | None:
     """The count that rest[name] stands for, taking the key out; an unknown choice stays for the warning."""
     choice = rest.get(name)

@@ -14,7 +14,10 @@ from assay.cli.classify import classify
 from assay.cli.doctor import doctor
 from assay.cli.rank import rerank, score
 
-DOTTED_OPTION = re.compile(r"--((?:override[-_])?pooler[-_]config|hf[-_]overrides)\.([A-Za-z_][\w-]*)(?:=(.*))?", re.S)
+DOTTED_OPTION = re.compile(
+    r"--((?:override[-_])?pooler[-_]config|hf[-_]overrides|chat[-_]template[-_]kwargs)\.([A-Za-z_][\w-]*)(?:=(.*))?",
+    re.S,
+)
 
 app = typer.Typer(
     name="assay",

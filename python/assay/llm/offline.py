@@ -8,13 +8,16 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from assay.chat import ChatOptions
 from assay.engine import Engine
 from assay.errors import ConfigError, ValidationError
 from assay.llm import startup
 from assay.llm.arguments import check_keywords, dtype_name, engine_config_from, pooler_config_from
-from assay.llm.session import CallOptions, Params, PoolingResults, Session, UseTqdm
+from assay.llm.prompts import Prompts
+from assay.llm.session import CallOptions, Params, PoolingResults, ScoreOptions, Session, UseTqdm
 from assay.outputs import ClassificationRequestOutput, EmbeddingRequestOutput, ScoringRequestOutput
 from assay.rendering import Renderer
+from assay.tokenize_options import with_special_tokens
 
 if TYPE_CHECKING:
     import os
@@ -40,11 +43,14 @@ class LLM:
     model_impl: "auto" takes this package's own implementation of a model and, where there is none, transformers' code
     on our kernels; "vllm" only the former, "transformers" only the latter.
     revision, hf_token, offline: for a Hub id. offline None follows HF_HUB_OFFLINE.
-    chat_template: accepted; `score` uses only its own argument of that name.
+    chat_template: for conversations, instead of the tokenizer's: a file, or the template itself. `score` does not use
+    it: it has an argument of that name.
 
-    Ours: num_threads (kernel threads of the process), max_batch_tokens and max_batch_size (also under their other names
-    max_num_batched_tokens and max_num_seqs), self_check=False skips the two built-in inputs at start-up,
-    non_finite="return" gives a NaN or Inf result back as `.error` of its output where "raise" raises NonFiniteError.
+    Ours: score_template (what `score` renders pairs with where the call names none; without it the template of the
+    recipe that fits the model, if one does), num_threads (kernel threads of the process), max_batch_tokens and
+    max_batch_size (also under their other names max_num_batched_tokens and max_num_seqs), self_check=False skips the
+    two built-in inputs at start-up, non_finite="return" gives a NaN or Inf result back as `.error` of its output where
+    "raise" raises NonFiniteError.
 
     Any number of threads may call one LLM. `close()`, a `with` block or garbage collection stops its threads.
     """
@@ -64,6 +70,7 @@ class LLM:
         revision: str | None = None,
         tokenizer_revision: str | None = None,
         chat_template: str | os.PathLike[str] | None = None,
+        score_template: str | os.PathLike[str] | None = None,
         hf_token: str | bool | None = None,
         hf_overrides: Any = None,
         pooler_config: PoolerConfig | Mapping[str, Any] | None = None,
@@ -97,6 +104,7 @@ class LLM:
             hf_overrides=hf_overrides,
             dtype=dtype_name(dtype),
             pooler_config=pooler,
+            runner=runner,
             convert=convert,
             config=config,
             tokenizer=tokenizer,
@@ -106,6 +114,14 @@ class LLM:
             model_impl=model_impl,
         )
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
+        prompts = Prompts(
+            loaded.tokenizer,
+            loaded.model.architecture,
+            None if loaded.match is None else loaded.match.recipe,
+            chat_template,
+            score_template,
+            is_converted=loaded.is_converted,
+        )
         renderer = Renderer(loaded.tokenizer, loaded.model.vocab_size, loaded.model.type_vocab_size)
         self._engine = Engine(loaded.model, renderer, config, loaded.max_model_len)
         if self_check:
@@ -120,6 +136,7 @@ class LLM:
             self._engine,
             loaded.model.pooler_config,
             loaded.max_model_len,
+            prompts,
             raises_non_finite=non_finite == "raise",
         )
         self.llm_engine = loaded.view(config)
@@ -171,15 +188,29 @@ class LLM:
         lora_request: Any = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
         truncate_prompt_tokens: int | None = None,
+        chat_template: str | os.PathLike[str] | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        add_special_tokens: bool | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[ClassificationRequestOutput]:
         """Probabilities of every label for each prompt (logits with PoolingParams(use_activation=False)).
 
-        prompts: a str, token ids, {"prompt": str}, {"prompt_token_ids": [int]} or a sequence of those.
+        prompts: a str, token ids, {"prompt": str}, {"prompt_token_ids": [int]} or a sequence of those; or a
+        conversation (a list of {"role": str, "content": str or text parts}) or a list of conversations.
         pooling_params: one for all prompts, or a list of the same length. truncate_prompt_tokens (also a key of
         tokenization_kwargs): keep that many tokens, -1 the model's maximum; without it a longer prompt is an error.
         use_tqdm: a bar for calls that take a while, or a factory that is called like tqdm.
+
+        add_special_tokens: by default the tokenizer adds its own to texts, and none to conversations, whose template
+        writes them. For conversations: chat_template (instead of the model's), add_generation_prompt (end with the
+        header of an answer), continue_final_message (leave the last message open), chat_template_kwargs (variables of
+        the template).
         """
-        call = CallOptions(use_tqdm, lora_request, tokenization_kwargs, truncate_prompt_tokens)
+        template = self._session.prompts.source(chat_template)
+        chat = ChatOptions(template, add_generation_prompt, continue_final_message, chat_template_kwargs)
+        kwargs = with_special_tokens(tokenization_kwargs, add_special_tokens)
+        call = CallOptions(use_tqdm, lora_request, kwargs, truncate_prompt_tokens, chat)
         results = self._session.encode("classify", prompts, pooling_params, call)
         return [ClassificationRequestOutput.from_base(result, self.labels) for result in results]
 
@@ -193,9 +224,20 @@ class LLM:
         pooling_task: str | None = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
         truncate_prompt_tokens: int | None = None,
+        chat_template: str | os.PathLike[str] | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        add_special_tokens: bool | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> PoolingResults:
-        """The untyped results of any task; pooling_task is required and must be the active one."""
-        call = CallOptions(use_tqdm, lora_request, tokenization_kwargs, truncate_prompt_tokens)
+        """The untyped results of any task; pooling_task is required and must be the active one.
+
+        Prompts and the keywords for conversations are those of `classify`.
+        """
+        template = self._session.prompts.source(chat_template)
+        chat = ChatOptions(template, add_generation_prompt, continue_final_message, chat_template_kwargs)
+        kwargs = with_special_tokens(tokenization_kwargs, add_special_tokens)
+        call = CallOptions(use_tqdm, lora_request, kwargs, truncate_prompt_tokens, chat)
         return self._session.encode(pooling_task, prompts, pooling_params, call)
 
     def embed(
@@ -223,9 +265,17 @@ class LLM:
         lora_request: Any = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
         truncate_prompt_tokens: int | None = None,
+        chat_template: str | os.PathLike[str] | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        add_special_tokens: bool | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> PoolingResults:
         """Older name of encode(..., pooling_task="token_classify")."""
-        call = CallOptions(use_tqdm, lora_request, tokenization_kwargs, truncate_prompt_tokens)
+        template = self._session.prompts.source(chat_template)
+        chat = ChatOptions(template, add_generation_prompt, continue_final_message, chat_template_kwargs)
+        kwargs = with_special_tokens(tokenization_kwargs, add_special_tokens)
+        call = CallOptions(use_tqdm, lora_request, kwargs, truncate_prompt_tokens, chat)
         return self._session.encode("token_classify", prompts, pooling_params, call)
 
     def score(
@@ -239,17 +289,22 @@ class LLM:
         lora_request: Any = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
         chat_template: str | os.PathLike[str] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        instruction: str | None = None,
         truncate_prompt_tokens: int | None = None,
     ) -> list[ScoringRequestOutput]:
         """How relevant data_2 is to data_1: one score per pair, 1:1, 1:N (the query repeated) or N:N.
 
         Each side is a str, {"content": [{"type": "text", "text": ...}]} or a list of those. A cross-encoder reads the
-        tokenizer's pair encoding; an embedding model compares by cosine. pooling_params is one object;
-        its extra_kwargs may hold max_tokens_per_query and max_tokens_per_doc.
+        pair as a template renders it, or as the tokenizer encodes it; an embedding model compares by cosine.
+        chat_template: a Jinja template (a file, the name of a shipped one, or the text) for messages of the roles
+        query and document; without it the recipe's of a recognised model. instruction: what relevance means, for
+        templates that read it; chat_template_kwargs: other variables of the template. truncate_prompt_tokens cuts
+        only the document of a templated pair. pooling_params is one object; its extra_kwargs may hold
+        max_tokens_per_query, max_tokens_per_doc and chat_template_kwargs.
         """
-        if chat_template is not None:
-            raise ConfigError("score(chat_template=...) is not supported yet: the tokenizer encodes the pair")
-        call = CallOptions(use_tqdm, lora_request, tokenization_kwargs, truncate_prompt_tokens)
+        scoring = ScoreOptions(self._session.prompts.source(chat_template), chat_template_kwargs, instruction)
+        call = CallOptions(use_tqdm, lora_request, tokenization_kwargs, truncate_prompt_tokens, scoring=scoring)
         return self._session.score(data_1, data_2, pooling_params, call)
 
     # ---- life ------------------------------------------------------------------------------------------------------

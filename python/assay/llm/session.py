@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from assay import scoring
+from assay.chat import ChatOptions, conversations
 from assay.engine import Engine, Job, Result
 from assay.errors import NonFiniteError, ValidationError
 from assay.inputs import plain_prompts
 from assay.llm.calls import check_lora_request, check_task, params_per_prompt, progress
 from assay.outputs import PoolingOutput, PoolingRequestOutput, RequestError, ScoringRequestOutput
 from assay.params import PoolingParams
+from assay.steps import step_selection
+from assay.templated import TemplatedPair
 from assay.text_limits import cut_texts
 from assay.tokenize_options import tokenize_options
 
 if TYPE_CHECKING:
     from assay.config import PoolerConfig
+    from assay.llm.prompts import Prompts
     from assay.models.pooling_model import PoolingModel
     from assay.rendering import Renderable, Renderer
     from assay.scoring import ScoreLimits, ScoreText
+    from assay.templated import ScoreTemplate
     from assay.tokenize_options import TokenizeOptions
 
 UseTqdm: TypeAlias = "bool | Callable[..., Any]"
@@ -43,13 +49,24 @@ class Prepared(Generic[Output]):
 
 
 @dataclass(frozen=True, slots=True)
-class CallOptions:
-    """What every call takes beside its prompts and parameters."""
+class ScoreOptions:
+    """What a score call may say of the template: the text of one, variables for it, and the variable `instruction`."""
 
-    use_tqdm: UseTqdm
-    lora_request: Any
-    tokenization_kwargs: Mapping[str, Any] | None
-    truncate_prompt_tokens: int | None
+    chat_template: str | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
+    instruction: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """What every call takes beside its prompts and parameters. chat: for conversations; scoring: for pairs."""
+
+    use_tqdm: UseTqdm = False
+    lora_request: Any = None
+    tokenization_kwargs: Mapping[str, Any] | None = None
+    truncate_prompt_tokens: int | None = None
+    chat: ChatOptions = field(default_factory=ChatOptions)
+    scoring: ScoreOptions = field(default_factory=ScoreOptions)
 
 
 class Session:
@@ -62,6 +79,7 @@ class Session:
         engine: Engine,
         pooler_config: PoolerConfig,
         max_model_len: int,
+        prompts: Prompts,
         *,
         raises_non_finite: bool,
     ) -> None:
@@ -70,6 +88,7 @@ class Session:
         self.engine = engine
         self.pooler_config = pooler_config
         self.max_model_len = max_model_len
+        self.prompts = prompts
         self._raises_non_finite = raises_non_finite
         self._ids = itertools.count()
 
@@ -88,10 +107,44 @@ class Session:
     ) -> Prepared[PoolingRequestOutput[PoolingOutput]]:
         """Check a call of classify, embed, encode or reward; raises what `encode` would before any work starts."""
         task = check_task(task, self.model.supported_tasks, self.model.task)
-        plain: list[Renderable] = [*plain_prompts(prompts, self.model.architecture)]
+        chats = conversations(prompts)
+        plain: list[Renderable]
+        if chats is None:
+            plain = [*plain_prompts(prompts, self.model.architecture)]
+        else:
+            plain = [self.prompts.chat_text(messages, call.chat) for messages in chats]
         check_lora_request(call.lora_request, len(plain))
         params = params_per_prompt(pooling_params, len(plain), task, self.pooler_config, self.model.hf_config)
-        return Prepared(self._job(plain, params, self._tokenize_options(call)), finish=list)
+        options = self._tokenize_options(call, has_special_tokens=chats is not None)
+        if task == "token_classify" and self.pooler_config.tok_pooling_type == "STEP":
+            return self._stepped(plain, params, options)
+        return Prepared(self._job(plain, params, options), finish=list)
+
+    def _stepped(
+        self, prompts: list[Renderable], params: list[PoolingParams], options: TokenizeOptions
+    ) -> Prepared[PoolingRequestOutput[PoolingOutput]]:
+        """Every token is computed, without activation where it is to be over some labels only; then steps are read."""
+        select = functools.partial(
+            step_selection,
+            num_labels=self.model.num_labels,
+            hf_config=self.model.hf_config,
+            pooler_config=self.pooler_config,
+        )
+        selections = [
+            select(each.step_tag_id, each.returned_token_ids, each.use_activation is not False) for each in params
+        ]
+        job = self._job(prompts, params, options)
+        job.use_activation = [
+            flag and selection.label_ids is None for flag, selection in zip(job.use_activation, selections, strict=True)
+        ]
+
+        def finish(results: PoolingResults) -> PoolingResults:
+            for result, selection in zip(results, selections, strict=True):
+                if result.error is None:
+                    result.outputs = PoolingOutput(selection(result.outputs.data, result.prompt_token_ids))
+            return results
+
+        return Prepared(job, finish)
 
     def prepare_score(
         self, data_1: Any, data_2: Any, pooling_params: PoolingParams | None, call: CallOptions
@@ -106,15 +159,25 @@ class Session:
         limits = scoring.score_limits(params.extra_kwargs, self.max_model_len)
         options = self._tokenize_options(call)
         if kind == "cross-encoder":
-            pairs = self._pairs(queries, docs, limits, options)
+            pairs = self._pairs(queries, docs, limits, self._score_template(params, call.scoring))
             job = self._job(pairs, [params] * len(pairs), options)
             return Prepared(job, lambda results: [ScoringRequestOutput.from_base(result) for result in results])
         texts: list[Renderable] = [*self._limited(queries, limits.query), *self._limited(docs, limits.doc)]
         job = self._job(texts, [params] * len(texts), options)
         return Prepared(job, lambda results: self._compared(results[: len(queries)], results[len(queries) :], kind))
 
-    def _tokenize_options(self, call: CallOptions) -> TokenizeOptions:
-        return tokenize_options(call.tokenization_kwargs, self.max_model_len, call.truncate_prompt_tokens)
+    def _tokenize_options(self, call: CallOptions, *, has_special_tokens: bool = False) -> TokenizeOptions:
+        """has_special_tokens: the prompts carry theirs already, so that none are added unless the call asks for it."""
+        kwargs = call.tokenization_kwargs
+        if has_special_tokens and (kwargs or {}).get("add_special_tokens") is None:
+            kwargs = {**(kwargs or {}), "add_special_tokens": False}
+        return tokenize_options(kwargs, self.max_model_len, call.truncate_prompt_tokens)
+
+    def _score_template(self, params: PoolingParams, options: ScoreOptions) -> ScoreTemplate | None:
+        kwargs = options.chat_template_kwargs
+        if kwargs is None:
+            kwargs = (params.extra_kwargs or {}).get("chat_template_kwargs")
+        return self.prompts.score_template(options.chat_template, kwargs, options.instruction)
 
     def _score_params(self, pooling_params: Any) -> PoolingParams:
         if pooling_params is not None and not isinstance(pooling_params, PoolingParams):
@@ -127,9 +190,9 @@ class Session:
         return params_per_prompt(pooling_params, 1, task, self.pooler_config, self.model.hf_config)[0]
 
     def _pairs(
-        self, queries: list[ScoreText], docs: list[ScoreText], limits: ScoreLimits, options: TokenizeOptions
+        self, queries: list[ScoreText], docs: list[ScoreText], limits: ScoreLimits, template: ScoreTemplate | None
     ) -> list[Renderable]:
-        """What a cross-encoder reads for each pair: a tokenizer pair, or the two texts in one."""
+        """What a cross-encoder reads for each pair: a template's text, a tokenizer pair, or the two texts in one."""
         query_texts, doc_texts = [side.text for side in queries], [side.text for side in docs]
         if limits.any:
             query_texts = self._cut(query_texts, limits.query)
@@ -137,9 +200,15 @@ class Session:
         if len(query_texts) == 1:
             query_texts = query_texts * len(doc_texts)
         pairs = zip(query_texts, doc_texts, strict=True)
-        if scoring.uses_separator(self.model.hf_config):
+        if template is not None:
+            return [TemplatedPair(template, query, doc) for query, doc in pairs]
+        if self._uses_separator:
             return [*pairs]
         return [query + doc for query, doc in pairs]
+
+    @functools.cached_property
+    def _uses_separator(self) -> bool:
+        return scoring.uses_separator(self.model.hf_config)
 
     def _limited(self, side: list[ScoreText], limit: int) -> list[str]:
         """Texts of a bi-encoder's side; content parts are never cut."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from assay import ops
+from assay.adapt import adapt
 from assay.batch import Sequence
 from assay.errors import ConfigError, NonFiniteError, SelfCheckError, ValidationError
 from assay.files import resolve_model
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from assay.config import EngineConfig, PoolerConfig
     from assay.models import PoolingModel
+    from assay.recipes import Match
     from assay.rendering import Renderer
 
 logger = logging.getLogger(__name__)
@@ -36,12 +39,19 @@ _ALLOW_LONG: Final = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model with everything around it that its files decide."""
+    """A model with everything around it that its files decide. match: the recipe that fits it."""
 
     name: str
     model: PoolingModel
     tokenizer: Tokenizer | None
     max_model_len: int
+    match: Match | None = None
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether the head is made of rows of a language-model head."""
+        config = self.model.hf_config
+        return config.get("method") is not None or bool(config.get("is_original_qwen3_reranker"))
 
     def view(self, config: EngineConfig) -> EngineView:
         """What `llm.llm_engine` shows of it."""
@@ -61,10 +71,11 @@ class Loaded:
         """The start-up line: what runs, on what, in which arithmetic and why."""
         model, threads = self.model, ops.num_threads()
         way = " through transformers" if model.is_run_by_transformers else ""
+        recipe = "" if self.match is None else f", recipe {self.match.recipe.name} (by {self.match.reason})"
         return (
             f"{self.name}: {model.architecture}{way}, task {model.task}, {ops.active_isa()} with {threads} "
             f"thread{'' if threads == 1 else 's'}, dtype {model.dtype} ({model.dtype_reason}), "
-            f"arithmetic {model.arithmetic}, up to {self.max_model_len} tokens"
+            f"arithmetic {model.arithmetic}, up to {self.max_model_len} tokens{recipe}"
         )
 
 
@@ -77,6 +88,7 @@ def load(
     hf_overrides: Any,
     dtype: str,
     pooler_config: PoolerConfig,
+    runner: str,
     convert: str,
     config: EngineConfig,
     tokenizer: str | None,
@@ -89,7 +101,11 @@ def load(
     if max_model_len is not None and (type(max_model_len) is not int or max_model_len < 1):
         raise ConfigError(f"max_model_len must be a positive integer, got {max_model_len!r}")
     files = resolve_model(name, revision=revision, token=token, offline=offline)
+    if tokenizer is not None and Path(tokenizer).is_dir():
+        files = replace(files, tokenizer_folder=Path(tokenizer))
     hf_config = HFConfig.from_folder(files.folder, hf_overrides)
+    adapted = adapt(files, hf_config, pooler_config, runner=runner, convert=convert)
+    hf_config = adapted.hf_config
     _check_head_dtype(hf_config.get("head_dtype"))
     if config.num_threads is not None:
         ops.set_num_threads(config.num_threads)
@@ -97,7 +113,7 @@ def load(
         files,
         hf_config,
         dtype=dtype,
-        pooler_config=pooler_config,
+        pooler_config=adapted.pooler_config,
         max_batch_tokens=max(config.max_batch_tokens, max_model_len or 0),
         max_batch_size=config.max_batch_size,
         max_model_len=max_model_len,
@@ -107,7 +123,7 @@ def load(
     text_tokenizer = None
     if not skip_tokenizer_init:
         text_tokenizer = Tokenizer.from_files(files, model.hf_config, tokenizer, tokenizer_revision, token)
-    return Loaded(os.fspath(name), model, text_tokenizer, _max_model_len(max_model_len, model))
+    return Loaded(os.fspath(name), model, text_tokenizer, _max_model_len(max_model_len, model), adapted.match)
 
 
 def _check_head_dtype(head_dtype: Any) -> None:

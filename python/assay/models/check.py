@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from assay.adapt import adapt
 from assay.config import PoolerConfig
 from assay.errors import AssayError
 from assay.hf_config import HFConfig, read_json
@@ -13,9 +14,12 @@ from assay.models.plan import Plan, make_plan
 from assay.models.sentence_transformer import default_prompt
 from assay.models.transformers_class import Outline
 from assay.pooler import declared_activation
+from assay.scoring import uses_separator
+from assay.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from assay.files import ModelFiles
+    from assay.recipes import Match
 
 _HEAD_WORDS = {
     "token": "classifier on every token",
@@ -30,7 +34,11 @@ _TRANSFORMERS_PATH = "transformers' code with this package's attention and produ
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """`reason` says why `supported` is False; fields nothing is known about stay None."""
+    """`reason` says why `supported` is False; fields nothing is known about stay None.
+
+    conversion: how the head is made of a language model's, and label_tokens of which tokens. recipe: how a known
+    reranker scores, recipe_source by what it was recognised.
+    """
 
     supported: bool
     reason: str | None = None
@@ -38,6 +46,10 @@ class CheckReport:
     family: str | None = None
     path: str | None = None
     head: str | None = None
+    conversion: str | None = None
+    label_tokens: tuple[str, ...] = ()
+    recipe: str | None = None
+    recipe_source: str | None = None
     tasks: tuple[str, ...] = ()
     num_labels: int | None = None
     labels: tuple[str, ...] = ()
@@ -57,23 +69,28 @@ def check_model(
     overrides: Any = None,
     pooler_config: PoolerConfig | None = None,
     dtype: str = "auto",
+    *,
+    runner: str = "auto",
+    convert: str = "auto",
     model_impl: str = "auto",
 ) -> CheckReport:
     """Read the config and tokenizer files of a model; never raises for what is wrong with the model."""
     config = None
     try:
         config = HFConfig.from_folder(files.folder, overrides)
-        plan = make_plan(files, config, pooler_config or PoolerConfig(), model_impl)
+        adapted = adapt(files, config, pooler_config or PoolerConfig(), runner=runner, convert=convert)
+        plan = make_plan(files, adapted.hf_config, adapted.pooler_config, model_impl)
         if not files.is_partial:
             files.weight_files()
-        return _report(files, plan, dtype)
+        return _report(files, plan, dtype, adapted.match)
     except (AssayError, RuntimeError, ValueError) as err:
         names = config.architectures if config is not None else []
         return CheckReport(supported=False, reason=str(err), architecture=names[0] if names else None)
 
 
-def _report(files: ModelFiles, plan: Plan, dtype: str) -> CheckReport:
+def _report(files: ModelFiles, plan: Plan, dtype: str, match: Match | None) -> CheckReport:
     config, activation = plan.hf_config, plan.activation
+    conversion = plan.head_plan if plan.head_plan is not None and plan.head_plan.source == "lm_head" else None
     names = read_json(files.folder / "tokenizer_config.json")
     has_labels = activation is not None
     stored = config.get("dtype") or config.get("torch_dtype") or "float32"
@@ -83,6 +100,10 @@ def _report(files: ModelFiles, plan: Plan, dtype: str) -> CheckReport:
         family=plan.family.name,
         path=_TRANSFORMERS_PATH if isinstance(plan.family.backbone, Outline) else _OWN_PATH,
         head=_head_words(plan),
+        conversion=None if conversion is None else conversion.method,
+        label_tokens=() if conversion is None else tuple(config.classifier_from_token),
+        recipe=None if match is None else match.recipe.name,
+        recipe_source=None if match is None else match.reason,
         tasks=(plan.task, *(task for task in plan.tasks if task != plan.task)),
         num_labels=config.num_labels if has_labels else None,
         labels=tuple(config.id2label.values()) if has_labels else (),
@@ -91,10 +112,10 @@ def _report(files: ModelFiles, plan: Plan, dtype: str) -> CheckReport:
         pooling="+".join(plan.tasks[plan.task]),
         max_length=plan.max_model_len,
         max_length_source=plan.max_model_len_source,
-        template="none: pairs are encoded with the tokenizer's separator" if plan.task == "classify" else None,
+        template=_template_words(plan, match),
         tokenizer=names.get("tokenizer_class"),
         dtype=resolve_dtype(dtype, str(stored).removeprefix("torch."))[0],
-        notes=tuple(_notes(files, plan)),
+        notes=tuple(_notes(files, plan, match)),
     )
 
 
@@ -111,8 +132,23 @@ def _head_words(plan: Plan) -> str:
     return ", ".join([*dense, *([] if head.norm is None else [head.norm]), head.classifier])
 
 
-def _notes(files: ModelFiles, plan: Plan) -> list[str]:
+def _template_words(plan: Plan, match: Match | None) -> str | None:
+    """What renders a pair to be scored; None where none can be."""
+    if plan.task != "classify" or plan.hf_config.num_labels != 1:
+        return None
+    if match is not None and match.recipe.template is not None:
+        return match.recipe.template
+    if uses_separator(plan.hf_config):
+        return "none: pairs are encoded with the tokenizer's separator"
+    return "none: the two texts are joined as they are"
+
+
+def _notes(files: ModelFiles, plan: Plan, match: Match | None) -> list[str]:
     notes = []
+    if match is None and plan.head_plan is not None and plan.head_plan.source == "lm_head":
+        notes.append("a language model scores well only behind the prompt it was trained with: pass a chat template")
+    if plan.head_plan is not None and Vocabulary(files.folder).chat_template is not None:
+        notes.append("conversations are rendered with the chat template of the tokenizer")
     declared, source = declared_activation(plan.hf_config)
     activation = plan.activation
     if activation is not None and activation.source != source and activation.source.startswith(source):

@@ -12,7 +12,15 @@ from assay.files import sentence_config
 from assay.hf_config import HFConfig, read_json
 from assay.models.registry import resolve
 from assay.models.sentence_transformer import Modules, read_modules, with_saved_activation
-from assay.pooler import SEQ_POOLING, Activation, active_task, resolve_activation, seq_pooling
+from assay.pooler import (
+    SEQ_POOLING,
+    Activation,
+    active_task,
+    resolve_activation,
+    seq_pooling,
+    with_pooling_in_use,
+    with_step_default,
+)
 from assay.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -74,13 +82,14 @@ def make_plan(files: ModelFiles, hf_config: HFConfig, pooler_config: PoolerConfi
     hf_config = with_saved_activation(hf_config, files.folder)
     head_plan = None
     if head == "sequence" and family.lm_head is not None:
-        head_plan = plan_head(hf_config, architecture, Vocabulary(files.folder).ids)
+        head_plan = plan_head(hf_config, architecture, Vocabulary(files.tokenizer_folder or files.folder).ids)
         hf_config = head_plan.applied(hf_config)
     if head_shape is not None and head_shape.num_labels is not None:
         hf_config = hf_config.copy()
         hf_config.update({"num_labels": head_shape.num_labels})
     shape: BackboneShape = family.shape(hf_config)
     tasks = _tasks(family, hf_config, head, modules, probe, pooler_config)
+    pooler_config = with_step_default(pooler_config, head_shape.step_tag_id if head_shape else None, tasks)
     max_model_len, source = _max_model_len(files, shape)
     has_classifier = head != "embedding"
     default_task = pooler_config if head != "probe" or pooler_config.task else pooler_config.replace(task="classify")
@@ -98,7 +107,7 @@ def make_plan(files: ModelFiles, hf_config: HFConfig, pooler_config: PoolerConfi
         head_plan=head_plan,
         shape=shape,
         hf_config=hf_config,
-        pooler_config=pooler_config.replace(use_activation=use_activation),
+        pooler_config=with_pooling_in_use(pooler_config, tasks).replace(use_activation=use_activation),
         tasks=tasks,
         task=task,
         activation=resolve_activation(hf_config, pooler_config, hf_config.num_labels) if has_classifier else None,
@@ -133,7 +142,6 @@ def _tasks(
 ) -> dict[str, tuple[str, ...]]:
     default = (family.pooling(hf_config),)
     if head == "token":
-        seq_pooling(config, default)
         return {"token_classify": ALL_TOKENS}
     if head == "sequence":
         return {"classify": _classify_pooling(family, config, default), "token_classify": ALL_TOKENS}

@@ -90,7 +90,9 @@ class Dense:
 
 
 def read_modules(files: ModelFiles) -> Modules | None:
-    """The embedding chain of a folder; None without modules.json or with a lone Transformer (a cross-encoder).
+    """The embedding chain of a folder; None without modules.json or for a cross-encoder.
+
+    A cross-encoder is a lone Transformer, or one with a LogitScore behind it (see assay.recipes).
 
     Raises UnsupportedModelError that names the module or setting it cannot honour.
     """
@@ -107,7 +109,7 @@ def read_modules(files: ModelFiles) -> Modules | None:
         raise UnsupportedModelError(
             f"{path}: the first module must be a Transformer in the same folder, got {kinds[:1]}"
         )
-    if len(chain) == 1:
+    if len(chain) == 1 or kinds[1:] == ["LogitScore"]:
         return None
     if kinds[1] != "Pooling":
         raise UnsupportedModelError(f"{path}: module {kinds[1]!r} after Transformer is not supported; only Pooling is")
