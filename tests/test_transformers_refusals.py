@@ -21,7 +21,7 @@ from tiny_transformers import make
 
 SEQUENCE = "ForSequenceClassification"
 _INTERFACE = "its attention does not go through transformers' attention interface"
-_MATRICES = "only linear layers and embeddings may hold matrices"
+_MATRICES = "only linear layers, embeddings and experts may hold matrices"
 REFUSED = {
     "MPNetForSequenceClassification": ({}, _INTERFACE),
     "DebertaV2ForSequenceClassification": ({}, _INTERFACE),
@@ -34,8 +34,8 @@ REFUSED = {
     "MambaModel": ({}, "carries a state from token to token"),
     "JambaForSequenceClassification": ({}, "carries a state from token to token"),
     "Lfm2Model": ({"layer_types": ["conv", "full_attention"]}, rf"conv.* multiplies by .* itself; {_MATRICES}"),
-    "MixtralForSequenceClassification": ({"num_local_experts": 2}, rf"multiplies by .* itself; {_MATRICES}"),
-    "Qwen3MoeForSequenceClassification": ({"num_experts": 2}, rf"multiplies by .* itself; {_MATRICES}"),
+    "GptOssForSequenceClassification": ({"num_local_experts": 2}, rf"multiplies by .* itself; {_MATRICES}"),
+    "GraniteMoeModel": ({"num_local_experts": 2}, rf"multiplies by .* itself; {_MATRICES}"),
     "EsmForSequenceClassification": ({"token_dropout": True}, "scales embeddings by how many tokens"),
     "CLIPModel": ({}, r"is made of several models \(text_config, vision_config\)"),
     "ViTModel": ({"num_attention_heads": 4}, "ViTModel takes no input_ids"),

@@ -30,6 +30,7 @@ _SIZES: dict[str, Any] = {
     "eos_token_id": 2,
 }
 _DECODER: dict[str, Any] = {**_SIZES, "num_key_value_heads": 2, "head_dim": 16}
+_MIXTURE: dict[str, Any] = {**_DECODER, "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
 _ROBERTA: dict[str, Any] = {**_SIZES, "max_position_embeddings": MAX_LENGTH + 2, "type_vocab_size": 1}
 
 PACKABLE: dict[str, dict[str, Any]] = {
@@ -47,6 +48,9 @@ PACKABLE: dict[str, dict[str, Any]] = {
     "ModernBertDecoder": {**_SIZES, "sliding_window": 40, "layer_types": ["sliding_attention", "full_attention"]},
     "Ministral": {**_DECODER, "sliding_window": 33, "layer_types": ["full_attention", "sliding_attention"]},
     "Gemma2": {**_DECODER, "sliding_window": 50, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 20},
+    "Mixtral": {**_DECODER, "num_local_experts": 4},
+    "Qwen2Moe": {**_MIXTURE, "shared_expert_intermediate_size": 48},
+    "Qwen3Moe": {**_MIXTURE, "norm_topk_prob": True},
     "Olmo2": _DECODER,
     "Cohere2": {**_DECODER, "sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"]},
     "Granite": {**_DECODER, "attention_multiplier": 0.2, "residual_multiplier": 0.5},

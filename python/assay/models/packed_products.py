@@ -27,11 +27,11 @@ def pack_products(module: Any, arithmetic: str) -> None:
         weight = part.weight.detach() if type(part) is nn.Linear else part.weight.detach().T
         bias = None if part.bias is None else float32(part.bias.detach())
         packed = ops.pack_weight(in_dtype(weight, arithmetic), bias, arithmetic)
-        part.forward = functools.partial(_product, Linear(packed, weight.shape[1], weight.shape[0]))
+        part.forward = functools.partial(product, Linear(packed, weight.shape[1], weight.shape[0]))
         part.weight, part.bias = None, None
 
 
-def _product(linear: Linear, hidden_states: Tensor) -> Tensor:
+def product(linear: Linear, hidden_states: Tensor) -> Tensor:
     """[..., in_features] -> [..., out_features], both in one dtype."""
     rows = hidden_states.reshape(-1, linear.in_features).contiguous()
     out = rows.new_empty((len(rows), linear.out_features))

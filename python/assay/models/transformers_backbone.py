@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from assay.batch import RaggedBatch
 from assay.models.packed_attention import SEQUENCES, PackedSequences
+from assay.models.packed_experts import pack_experts
 from assay.models.packed_products import lanes, one_thread, pack_products
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class TransformersBackbone:
             setattr(part, SEQUENCES, sequences)
         module.config.use_cache = False
         pack_products(module, arithmetic)
+        pack_experts(module, arithmetic)
         return cls(shape, module, sequences)
 
     def arena_size(self, num_tokens: int, num_seqs: int) -> int:

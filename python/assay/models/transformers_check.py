@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LENGTHS = (37, 22)
 TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-1}
-"""Relative to the largest value: this finds another meaning, not another rounding."""
+"""Root mean square, relative to the values': this finds another meaning, not another rounding."""
 NOISE_FACTOR = 4.0
 """How much further from transformers we may be than its own two kinds of attention are from each other."""
 _SPECIAL = ("pad", "bos", "eos", "cls", "sep", "mask", "unk")
@@ -44,7 +44,7 @@ def check_inputs(outline: Outline) -> list[Sequence]:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """transformers' own results for the check inputs, and how far its rounding carries, relative to the largest."""
+    """transformers' own results for the check inputs, and how far its rounding carries, relative to them."""
 
     results: list[Tensor]
     noise: float
@@ -92,8 +92,8 @@ def check_packing(parts: LoadedParts, outline: Outline, expected: Expected, dtyp
     error = max(_error(ours, theirs) for ours, theirs in zip(alone, expected.results, strict=True))
     if not error <= allowed:  # a NaN is no agreement either
         raise UnsupportedModelError(
-            f"{outline.architecture} gives other results here than in transformers: off by {error:.1e} of the largest "
-            f"value, {allowed:.0e} is allowed"
+            f"{outline.architecture} gives other results here than in transformers: off by {error:.1e} of their size, "
+            f"{allowed:.0e} is allowed"
         )
 
 
@@ -110,4 +110,4 @@ def _results(parts: LoadedParts, outline: Outline, sequences: list[Sequence]) ->
 def _error(ours: Tensor, theirs: Tensor) -> float:
     if ours.shape != theirs.shape:
         raise UnsupportedModelError(f"results have shape {list(ours.shape)}, in transformers {list(theirs.shape)}")
-    return float((ours - theirs).abs().max()) / max(1.0, float(theirs.abs().max()))
+    return float((ours - theirs).square().mean().sqrt()) / max(1.0, float(theirs.square().mean().sqrt()))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from assay.errors import ConfigError, UnsupportedModelError
 from assay.models import packed_attention
+from assay.models.packed_experts import is_experts, is_router
 from assay.models.transformers_head import head_modules
 
 if TYPE_CHECKING:
@@ -149,10 +150,11 @@ def _check_modules(backbone: Any, architecture: str) -> None:
             raise UnsupportedModelError(f"{type(backbone).__name__} takes no {argument}, which packed sequences need")
     for name, module in backbone.named_modules():
         matrices = [key for key, value in module.named_parameters(recurse=False) if value.ndim > 1]
-        if matrices and type(module) not in (nn.Linear, Conv1D) and not isinstance(module, nn.Embedding):
+        is_known = type(module) in (nn.Linear, Conv1D) or isinstance(module, nn.Embedding)
+        if matrices and not (is_known or is_experts(module) or is_router(module)):
             raise UnsupportedModelError(
                 f"{architecture}: {name} ({type(module).__name__}) multiplies by {matrices[0]} itself; only linear "
-                f"layers and embeddings may hold matrices (no convolutions, recurrences or experts)"
+                f"layers, embeddings and experts may hold matrices (no convolutions or recurrences)"
             )
 
 
