@@ -25,6 +25,7 @@ class FakeModel:
         self.delay_s = delay_s
         self.batch_sizes: list[int] = []
         self.batch_tokens: list[int] = []
+        self.batches: list[list[list[int]]] = []
         self.threads: set[int] = set()
         self.gate: threading.Event | None = None
         self.started = threading.Event()
@@ -40,9 +41,10 @@ class FakeModel:
         self.threads.add(threading.get_ident())
         self.batch_sizes.append(batch.num_seqs)
         self.batch_tokens.append(batch.num_tokens)
+        bounds = batch.cu_seqlens.tolist()
+        self.batches.append([batch.input_ids[start:stop].tolist() for start, stop in pairwise(bounds)])
         if bool((batch.input_ids == BROKEN_ID).any()):
             raise RuntimeError("broken on purpose")
-        bounds = batch.cu_seqlens.tolist()
         results = []
         for index, (start, stop) in enumerate(pairwise(bounds)):
             ids = batch.input_ids[start:stop]

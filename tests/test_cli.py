@@ -13,7 +13,8 @@ import pytest
 import tiny_models
 import tiny_rerankers
 from assay.cli import main
-from assay.cli.app import fold_dotted_options
+from assay.cli.app import JSON_OPTIONS
+from assay.dotted_options import fold_dotted_options
 
 CLASSIFIER = "ForSequenceClassification"
 
@@ -220,14 +221,16 @@ def test_failures_are_code_1(assay: Any, tmp_path: Path) -> None:
 
 
 def test_dotted_and_underscored_options_are_the_plain_ones() -> None:
-    assert fold_dotted_options(["a", "--pooler_config.seq-pooling-type", "MEAN", "--hf-overrides.num_labels=3"]) == [
+    assert fold_dotted_options(
+        ["a", "--pooler_config.seq-pooling-type", "MEAN", "--hf-overrides.num_labels=3"], JSON_OPTIONS
+    ) == [
         "a",
         "--pooler_config",
         '{"seq_pooling_type": "MEAN"}',
         "--hf-overrides",
         '{"num_labels": 3}',
     ]
-    assert fold_dotted_options(["--", "--pooler-config.x", "1"]) == ["--", "--pooler-config.x", "1"]
+    assert fold_dotted_options(["--", "--pooler-config.x", "1"], JSON_OPTIONS) == ["--", "--pooler-config.x", "1"]
 
 
 def test_pooler_config_reaches_the_model(assay: Any, classifier: Path) -> None:

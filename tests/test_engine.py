@@ -13,23 +13,10 @@ import pytest
 import torch
 
 from assay.batch import Sequence
-from assay.config import EngineConfig
-from assay.engine import Engine, Job
+from assay.engine import Engine
 from assay.errors import EngineDeadError, NonFiniteError, ValidationError
-from assay.rendering import Renderer
-from assay.tokenize_options import TokenizeOptions
+from engines import expected, job, make_engine
 from fakes import BROKEN_ID, POISON_ID, FakeModel, FakeTokenizer
-
-MAX_MODEL_LEN = 64
-
-
-def make_engine(
-    model: FakeModel | None = None, tokenizer: FakeTokenizer | None = None, **settings: int
-) -> tuple[Engine, FakeModel]:
-    model = model or FakeModel()
-    config = EngineConfig(**{"max_batch_tokens": 128, "max_batch_size": 16, **settings})
-    renderer = Renderer(tokenizer or FakeTokenizer(), vocab_size=1000, type_vocab_size=2)  # type: ignore[arg-type]
-    return Engine(model, renderer, config, MAX_MODEL_LEN), model
 
 
 @pytest.fixture
@@ -37,15 +24,6 @@ def engine() -> Iterator[Engine]:
     built, _ = make_engine()
     with built:
         yield built
-
-
-def job(prompts: Iterable[object], use_activation: bool = False) -> Job:
-    listed: list[Any] = list(prompts)
-    return Job(listed, TokenizeOptions(MAX_MODEL_LEN), [use_activation] * len(listed))
-
-
-def expected(ids: list[int]) -> list[float]:
-    return [float(sum(ids)), float(len(ids))]
 
 
 def values(engine: Engine, prompts: Iterable[object]) -> list[list[float]]:
@@ -71,7 +49,7 @@ def test_texts_and_ids_mix(engine: Engine) -> None:
 def test_batches_respect_the_budgets() -> None:
     engine, model = make_engine()
     with engine:
-        values(engine, [[1] * 30] * 50 + [[1]] * 100)
+        values(engine, [[index + 1] * 30 for index in range(50)] + [[index + 1] for index in range(100)])
     assert max(model.batch_sizes) <= 16
     assert max(model.batch_tokens) <= 128
     assert sum(model.batch_sizes) == 150
@@ -81,7 +59,7 @@ def test_budget_grows_to_the_longest_sequence() -> None:
     engine, model = make_engine(max_batch_tokens=8)
     with engine:
         assert values(engine, [[1] * 64]) == [expected([1] * 64)]
-        values(engine, [[1] * 16] * 40)
+        values(engine, [[index + 1] * 16 for index in range(40)])
     assert max(model.batch_tokens) == 64
 
 
@@ -200,10 +178,11 @@ def test_a_bad_prompt_raises_and_aborts_the_rest() -> None:
 def test_leaving_the_iteration_aborts_the_rest() -> None:
     engine, model = make_engine(FakeModel(delay_s=0.002))
     with engine:
-        with closing(engine.run(job([[1]] * 5000))) as results:
+        with closing(engine.run(job([index % 600 + 1, index // 600 + 1] for index in range(5000)))) as results:
             next(results)
+        assert engine.num_waiting == 0
         deadline = time.monotonic() + 5
-        while engine.num_waiting and time.monotonic() < deadline:
+        while engine.stats().running_items and time.monotonic() < deadline:
             time.sleep(0.01)
         done = sum(model.batch_sizes)
         assert done < 1000

@@ -12,10 +12,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """Token ids of one input; token_type_ids None means all zero."""
+    """Token ids of one input; token_type_ids None means all zero.
+
+    num_original: tokens before truncation and padding; None is the length of input_ids, or unknown where is_truncated.
+    """
 
     input_ids: list[int]
     token_type_ids: list[int] | None = None
+    is_truncated: bool = False
+    num_original: int | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)

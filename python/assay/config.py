@@ -12,6 +12,7 @@ from assay.tasks import REMOVED_PARAMETER, REMOVED_TASKS
 
 SEQ_POOLING_TYPES: Final = ("CLS", "LAST", "MEAN")
 TOK_POOLING_TYPES: Final = ("ALL", "STEP")
+SCHEDULING_POLICIES: Final = ("fcfs", "priority")
 NAMED_ACTIVATIONS: Final = ("sigmoid", "softmax", "identity")
 _UNSET: Any = object()
 
@@ -135,6 +136,11 @@ class EngineConfig:
     lookahead: how many waiting sequences the scheduler may look past one that does not fit the rest of a batch.
     num_threads: kernel threads; None leaves the process default.
     tokenizer_threads: how many prompt chunks are tokenised at once.
+    scheduling_policy: "fcfs" shares every batch between the waiting jobs, token by token; "priority" serves the lowest
+    priority number first, then the oldest.
+    max_queued_tokens: a job is refused while so many tokens wait (it is never refused where none do, and counts for at
+    most half of the limit); None takes everything.
+    result_cache_bytes: memory for results of inputs that were seen before; 0 keeps none.
     """
 
     max_batch_tokens: int = 4096
@@ -142,12 +148,18 @@ class EngineConfig:
     lookahead: int = 64
     num_threads: int | None = None
     tokenizer_threads: int = 2
+    scheduling_policy: str = "fcfs"
+    max_queued_tokens: int | None = None
+    result_cache_bytes: int = 0
 
     def __post_init__(self) -> None:
+        if self.scheduling_policy not in SCHEDULING_POLICIES:
+            choices = " or ".join(map(repr, SCHEDULING_POLICIES))
+            raise ConfigError(f"scheduling_policy must be {choices}, got {self.scheduling_policy!r}")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name == "num_threads" and value is None:
+            if field.name == "scheduling_policy" or (field.default is None and value is None):
                 continue
-            least = 0 if field.name == "lookahead" else 1
+            least = 0 if field.name in ("lookahead", "result_cache_bytes") else 1
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"{field.name} must be an integer >= {least}, got {value!r}")

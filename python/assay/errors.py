@@ -61,5 +61,29 @@ class EngineDeadError(AssayError, RuntimeError):
     """The engine is closed, or its compute thread has stopped."""
 
 
+class OverloadedError(AssayError, RuntimeError):
+    """The engine refuses a job because too much work waits; `retry_after_s` is when it expects room, in seconds."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[type[OverloadedError], tuple[str, float]]:
+        return type(self), (self.message, self.retry_after_s)
+
+
+class EngineDrainingError(OverloadedError):
+    """The engine finishes what it has and takes no new work."""
+
+
+class DeadlineExceededError(AssayError, TimeoutError):
+    """A job was not finished by its deadline; what remained of it was dropped."""
+
+
+class BatchMemoryError(AssayError, MemoryError):
+    """There was not enough memory for one batch; the engine goes on with the next."""
+
+
 class MissingExtra(AssayError, ImportError):
     """A part of the package needs an optional dependency; the message says which extra to install."""

@@ -1,23 +1,22 @@
-"""The compute thread: takes waiting sequences batch by batch through the model and resolves their futures."""
+"""The compute thread: takes waiting sequences batch by batch through the model and hands out their results."""
 
 from __future__ import annotations
 
 import logging
 import os
 import threading
+import time
 import weakref
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
-from assay.batch import RaggedBatch, Sequence, pack
-from assay.errors import AssayError, EngineDeadError, NonFiniteError
-from assay.scheduler import Scheduler
+from assay.errors import EngineDeadError
+from assay.forward import Outcome, Request, Runnable, Sink, run_batch
+from assay.scheduler import Lane, Scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from torch import Tensor
+    from assay.config import EngineConfig
+    from assay.throughput import Throughput
 
 logger = logging.getLogger(__name__)
 
@@ -25,38 +24,25 @@ JOIN_TIMEOUT_S = 60.0
 """How long `close` waits for the batch that is running."""
 
 
-class Runnable(Protocol):
-    """The part of a model the compute thread needs."""
-
-    @property
-    def position_offset(self) -> int:
-        """What `pack` adds to every position."""
-        ...
-
-    def run(
-        self, batch: RaggedBatch, use_activation: list[bool], dimensions: list[int | None] | None = None
-    ) -> list[Tensor]:
-        """One float32 CPU tensor per sequence."""
-        ...
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """One sequence on its way through the model."""
-
-    sequence: Sequence
-    use_activation: bool = True
-    dimensions: int | None = None
-    future: Future[Tensor] = field(default_factory=Future)
+def new_scheduler(config: EngineConfig) -> Scheduler[Request]:
+    """A scheduler with the engine's budgets."""
+    return Scheduler(config.max_batch_tokens, config.max_batch_size, config.lookahead, config.scheduling_policy)
 
 
 class _State:
     """What the compute thread shares with the Worker; it never holds the Worker itself, which may be freed."""
 
-    def __init__(self, scheduler: Scheduler[Request]) -> None:
-        self.scheduler = scheduler
+    def __init__(
+        self, model: Runnable, config: EngineConfig, throughput: Throughput, before_batch: Callable[[], None]
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.scheduler = new_scheduler(config)
+        self.before_batch = before_batch
+        self.throughput = throughput
         self.wake = threading.Condition()  # re-entrant: garbage collection may call close() inside next_batch()
         self.model_in_use = threading.Lock()  # held while a batch runs, by whichever thread runs it
+        self.running: list[Request] = []
         self.is_closed = False
         self.death: BaseException | None = None
         self.pid = os.getpid()
@@ -68,29 +54,56 @@ class _State:
             self.death = self.death or death
             waiting = self.scheduler.drain()
             self.wake.notify_all()
-        for request in waiting:
-            if request.future.set_running_or_notify_cancel():
-                request.future.set_exception(self.dead_error())
+        self.fail(waiting)
+
+    def fail(self, requests: Iterable[Request]) -> None:
+        for sink in dict.fromkeys(request.sink for request in requests):
+            sink.fail(self.dead_error())
 
     def dead_error(self) -> EngineDeadError:
         if self.death is None:
             return EngineDeadError("the engine is closed")
         return EngineDeadError(f"the compute thread stopped: {self.death!r}")
 
+    def run(self, batch: list[Request]) -> None:
+        """Run a batch and deliver its outcomes; the caller holds `model_in_use`."""
+        self.running = batch = [request for request in batch if request.sink.is_wanted()]
+        if not batch:
+            return
+        start = time.perf_counter()
+        outcomes = run_batch(self.model, batch)
+        compute_s = time.perf_counter() - start
+        self.throughput.add(sum(len(request.sequence.input_ids) for request in batch), len(batch), compute_s)
+        shares: dict[Sink, tuple[list[Request], list[Outcome]]] = {}
+        for request, outcome in zip(batch, outcomes, strict=True):
+            requests, theirs = shares.setdefault(request.sink, ([], []))
+            requests.append(request)
+            theirs.append(outcome)
+        for sink, (requests, theirs) in shares.items():
+            sink.deliver(requests, theirs, compute_s)
+        self.running = []
+
 
 class Worker:
-    """Owns the compute thread. Thread safe; `close` is idempotent and also runs when the object is freed."""
+    """Owns the compute thread. Thread safe; `close` is idempotent and also runs when the object is freed.
 
-    def __init__(self, model: Runnable, max_batch_tokens: int, max_batch_size: int, lookahead: int) -> None:
-        self._model, self._budgets = model, (max_batch_tokens, max_batch_size, lookahead)
-        self._state = _State(Scheduler(*self._budgets))
-        self._thread = threading.Thread(
-            target=_compute_loop, args=(self._state, model), name="assay-compute", daemon=True
-        )
+    before_batch is called on the compute thread whenever something waits, with no lock held.
+    """
+
+    def __init__(
+        self, model: Runnable, config: EngineConfig, throughput: Throughput, before_batch: Callable[[], None]
+    ) -> None:
+        self._state = _State(model, config, throughput, before_batch)
+        self._thread = threading.Thread(target=_compute_loop, args=(self._state,), name="assay-compute", daemon=True)
         self._finalizer = weakref.finalize(self, _shut_down, self._state, self._thread)
         self._thread.start()
 
-    def submit(self, requests: Iterable[Request]) -> None:
+    def new_lane(self, priority: int = 0) -> Lane[Request]:
+        """A place in the queue for one job."""
+        with self._state.wake:
+            return self._state.scheduler.new_lane(priority)
+
+    def submit(self, requests: Iterable[Request], lane: Lane[Request]) -> None:
         """Queue requests in order; raises EngineDeadError once closed."""
         self.check_alive()
         state = self._state
@@ -98,27 +111,33 @@ class Worker:
             if state.is_closed:
                 raise state.dead_error()
             for request in requests:
-                state.scheduler.add(request, len(request.sequence.input_ids))
+                state.scheduler.add(request, len(request.sequence.input_ids), lane)
             state.wake.notify()
 
-    def run_here_or_submit(self, requests: list[Request]) -> None:
+    def run_here_or_submit(self, requests: list[Request], lane: Lane[Request]) -> None:
         """Run a few requests in the caller's thread where nothing else waits or runs, else queue them.
 
-        Two thread hand-overs cost as much as a short forward pass; the caller would only wait meanwhile.
+        Two thread hand-overs cost as much as a short forward pass.
         """
         self.check_alive()
         state = self._state
         if not _is_on_cpu_by_default() or not state.model_in_use.acquire(blocking=False):
-            self.submit(requests)
+            self.submit(requests, lane)
             return
         try:
             is_free = len(state.scheduler) == 0 and not state.is_closed
             if is_free:
-                _run_all(self._model, requests, Scheduler(*self._budgets))
+                _run_all(state, requests)
         finally:
+            state.running = []
             state.model_in_use.release()
         if not is_free:
-            self.submit(requests)
+            self.submit(requests, lane)
+
+    def clear(self, lane: Lane[Request]) -> None:
+        """Drop what waits in a lane; what runs already is not stopped."""
+        with self._state.wake:
+            self._state.scheduler.clear(lane)
 
     def check_alive(self) -> None:
         """Raise EngineDeadError where no thread would answer."""
@@ -133,9 +152,28 @@ class Worker:
         return not self._state.is_closed and self._thread.is_alive()
 
     @property
+    def death(self) -> str | None:
+        """What stopped the compute thread; None while it runs and after an ordinary close."""
+        return None if self._state.death is None else repr(self._state.death)
+
+    @property
     def num_waiting(self) -> int:
         """Requests that no batch has taken yet."""
         return len(self._state.scheduler)
+
+    @property
+    def num_running(self) -> int:
+        """Requests of the batch that is being computed."""
+        return len(self._state.running)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits or runs."""
+        return len(self._state.scheduler) == 0 and not self._state.model_in_use.locked()
+
+    def die(self, death: BaseException) -> None:
+        """Stop as if the compute thread had met this exception."""
+        self._state.close(death)
 
     def close(self) -> None:
         """Fail what waits, let the running batch finish and join the thread."""
@@ -150,8 +188,7 @@ def _shut_down(state: _State, thread: threading.Thread) -> None:
         thread.join(JOIN_TIMEOUT_S)
 
 
-def _compute_loop(state: _State, model: Runnable) -> None:
-    live: list[Request] = []
+def _compute_loop(state: _State) -> None:
     try:
         while True:
             with state.wake:
@@ -159,27 +196,26 @@ def _compute_loop(state: _State, model: Runnable) -> None:
                     state.wake.wait()
                 if state.is_closed:
                     return
-                batch = state.scheduler.next_batch()
-            live = [request for request in batch if request.future.set_running_or_notify_cancel()]
-            if live:
-                with state.model_in_use:
-                    _run(model, live)
-            live, batch = [], []  # keep nothing alive while waiting
+            state.before_batch()
+            with state.model_in_use:
+                with state.wake:  # only now, so that what came during another thread's batch is in this one
+                    batch = state.scheduler.next_batch()
+                state.run(batch)
+            batch = []  # keep nothing alive while waiting
     except BaseException as err:
         logger.exception("the compute thread stopped")
         state.close(err)
-        for request in live:
-            if not request.future.done():
-                request.future.set_exception(state.dead_error())
+        state.fail(state.running)
+        state.running = []
 
 
-def _run_all(model: Runnable, requests: list[Request], scheduler: Scheduler[Request]) -> None:
+def _run_all(state: _State, requests: list[Request]) -> None:
     """Run requests in the batches an empty scheduler makes of them."""
+    scheduler = new_scheduler(state.config)
     for request in requests:
-        request.future.set_running_or_notify_cancel()
         scheduler.add(request, len(request.sequence.input_ids))
     while len(scheduler) > 0:
-        _run(model, scheduler.next_batch())
+        state.run(scheduler.next_batch())
 
 
 def _is_on_cpu_by_default() -> bool:
@@ -187,47 +223,3 @@ def _is_on_cpu_by_default() -> bool:
     import torch
 
     return torch.get_default_device().type == "cpu"
-
-
-def _run(model: Runnable, requests: list[Request]) -> None:
-    """Run a batch and resolve its futures. One that fails is tried one by one, so no input can fail another."""
-    try:
-        results = _forward(model, requests)
-    except Exception as err:
-        if len(requests) == 1:
-            requests[0].future.set_exception(_as_request_error(err))
-            return
-        logger.warning("a batch of %d failed (%r): running its sequences one by one", len(requests), err)
-        for request in requests:
-            _run(model, [request])
-        return
-    for request, data, is_finite in zip(requests, results, _finite(results), strict=True):
-        if is_finite:
-            request.future.set_result(data)
-        else:
-            request.future.set_exception(NonFiniteError("the result contains NaN or infinity"))
-
-
-def _forward(model: Runnable, requests: list[Request]) -> list[Tensor]:
-    import torch
-
-    batch = pack([request.sequence for request in requests], model.position_offset)
-    dimensions = [request.dimensions for request in requests]
-    with torch.no_grad():
-        results = model.run(batch, [request.use_activation for request in requests], dimensions)
-    if len(results) != len(requests):
-        raise RuntimeError(f"the model returned {len(results)} results for {len(requests)} sequences")
-    return results
-
-
-def _as_request_error(err: Exception) -> Exception:
-    return err if isinstance(err, AssayError | ValueError | MemoryError) else RuntimeError(f"the model failed: {err!r}")
-
-
-def _finite(results: list[Tensor]) -> list[bool]:
-    """Which results hold neither NaN nor infinity; one pass over all of them where they are short vectors."""
-    import torch
-
-    if len(results) > 1 and results[0].ndim == 1 and bool(torch.isfinite(torch.cat(results)).all()):
-        return [True] * len(results)
-    return [bool(torch.isfinite(data).all()) for data in results]

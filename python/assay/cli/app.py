@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 import sys
 from typing import Annotated
 
@@ -13,11 +11,11 @@ from assay.cli.about import check, info
 from assay.cli.classify import classify
 from assay.cli.doctor import doctor
 from assay.cli.rank import rerank, score
+from assay.cli.serve import serve
+from assay.dotted_options import fold_dotted_options
 
-DOTTED_OPTION = re.compile(
-    r"--((?:override[-_])?pooler[-_]config|hf[-_]overrides|chat[-_]template[-_]kwargs)\.([A-Za-z_][\w-]*)(?:=(.*))?",
-    re.S,
-)
+JSON_OPTIONS = ("pooler-config", "override-pooler-config", "hf-overrides", "chat-template-kwargs")
+"""Options that may be given key by key: `--pooler-config.task X`."""
 
 app = typer.Typer(
     name="assay",
@@ -52,33 +50,8 @@ def _options(
 
 for command in (classify, score, rerank, info, check, doctor):
     app.command()(command)
-
-
-def fold_dotted_options(arguments: list[str]) -> list[str]:
-    """Rewrite `--pooler-config.task X` as `--pooler-config '{"task": "X"}'`; values are JSON where they parse as it."""
-    folded: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        match = DOTTED_OPTION.fullmatch(argument)
-        if match is None:
-            folded.append(argument)
-            if argument == "--":
-                break
-            continue
-        option, key, value = match.groups()
-        value = next(rest, None) if value is None else value
-        if value is None:  # nothing follows: let the parser say so
-            folded.append(f"--{option}")
-            break
-        folded += [f"--{option}", json.dumps({key.replace("-", "_"): _json_or_text(value)})]
-    return [*folded, *rest]
-
-
-def _json_or_text(value: str) -> object:
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
+# The server reads its own options: `python -m assay.server` is the same program without this one around it.
+app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -87,4 +60,5 @@ def main(arguments: list[str] | None = None) -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(encoding="utf-8", errors="backslashreplace")
-    app(args=fold_dotted_options(sys.argv[1:] if arguments is None else arguments), prog_name="assay")
+    given = sys.argv[1:] if arguments is None else arguments
+    app(args=fold_dotted_options(given, JSON_OPTIONS), prog_name="assay")

@@ -32,7 +32,7 @@ NO_EFFECT: Final = frozenset(
     "media_io_kwargs mm_processor_cache_gb interleave_mm_strings skip_mm_profiling "
     # logging, and details of loading
     "disable_log_stats served_model_name use_tqdm_on_load model_loader_extra_config ignore_patterns "
-    "safetensors_load_strategy code_revision scheduling_policy show_hidden_metrics_for_version".split()
+    "safetensors_load_strategy code_revision show_hidden_metrics_for_version".split()
 )
 """Accepted and without effect."""
 
@@ -128,12 +128,12 @@ def engine_config_from(
     max_num_batched_tokens: int | None,
     max_batch_size: int | None,
     max_num_seqs: int | None,
-    num_threads: int | None,
+    **others: Any,
 ) -> EngineConfig:
-    """The engine's budgets; each may be given under its own name or the other engine's."""
+    """The engine's settings; the budgets may each be given under their own name or the other engine's."""
     tokens = _either("max_batch_tokens", max_batch_tokens, "max_num_batched_tokens", max_num_batched_tokens)
     size = _either("max_batch_size", max_batch_size, "max_num_seqs", max_num_seqs)
-    given = {"max_batch_tokens": tokens, "max_batch_size": size, "num_threads": num_threads}
+    given: dict[str, Any] = {"max_batch_tokens": tokens, "max_batch_size": size, **others}
     return EngineConfig(**{name: value for name, value in given.items() if value is not None})
 
 

@@ -48,9 +48,10 @@ class LLM:
 
     Ours: score_template (what `score` renders pairs with where the call names none; without it the template of the
     recipe that fits the model, if one does), num_threads (kernel threads of the process), max_batch_tokens and
-    max_batch_size (also under their other names max_num_batched_tokens and max_num_seqs), self_check=False skips the
-    two built-in inputs at start-up, non_finite="return" gives a NaN or Inf result back as `.error` of its output where
-    "raise" raises NonFiniteError.
+    max_batch_size (also under their other names max_num_batched_tokens and max_num_seqs), scheduling_policy,
+    max_queued_tokens and result_cache_bytes (fields of EngineConfig), self_check=False skips the two built-in inputs at
+    start-up, non_finite="return" gives a NaN or Inf result back as `.error` of its output where "raise" raises
+    NonFiniteError.
 
     Any number of threads may call one LLM. `close()`, a `with` block or garbage collection stops its threads.
     """
@@ -82,6 +83,9 @@ class LLM:
         max_batch_size: int | None = None,
         max_num_seqs: int | None = None,
         num_threads: int | None = None,
+        scheduling_policy: str = "fcfs",
+        max_queued_tokens: int | None = None,
+        result_cache_bytes: int = 0,
         offline: bool | None = None,
         self_check: bool = True,
         non_finite: str = "raise",
@@ -95,7 +99,16 @@ class LLM:
         if non_finite not in ("raise", "return"):
             raise ConfigError(f"non_finite must be 'raise' or 'return', got {non_finite!r}")
         pooler = pooler_config_from(pooler_config if pooler_config is not None else override_pooler_config)
-        config = engine_config_from(max_batch_tokens, max_num_batched_tokens, max_batch_size, max_num_seqs, num_threads)
+        config = engine_config_from(
+            max_batch_tokens,
+            max_num_batched_tokens,
+            max_batch_size,
+            max_num_seqs,
+            num_threads=num_threads,
+            scheduling_policy=scheduling_policy,
+            max_queued_tokens=max_queued_tokens,
+            result_cache_bytes=result_cache_bytes,
+        )
         loaded = startup.load(
             model,
             revision=revision,
@@ -150,6 +163,11 @@ class LLM:
         return cls(**fields)
 
     # ---- what the model is -----------------------------------------------------------------------------------------
+
+    @property
+    def session(self) -> Session:
+        """What checks calls and shapes their outputs: for a server, which queues the work in between (ours)."""
+        return self._session
 
     @property
     def supported_tasks(self) -> tuple[str, ...]:

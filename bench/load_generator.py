@@ -1,0 +1,163 @@
+"""Sends requests to a server on loopback and times them; runs in a process of its own.
+
+python bench/load_generator.py < load.json > times.json       (the fields of Load; what comes back is Times)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What to send. bodies are taken in turn, or at random with a seed.
+
+    Closed loop: `concurrency` clients that send again as soon as they have their reply. Open loop (rate_hz > 0):
+    requests start at random times, `rate_hz` a second on average, however slow the server is; a latency counts from
+    the time a request should have started.
+    """
+
+    port: int
+    path: str
+    bodies: list[Any]
+    num_requests: int
+    concurrency: int = 1
+    rate_hz: float = 0.0
+    shuffle_seed: int | None = None
+    keep_replies: bool = False
+
+
+@dataclass(slots=True)
+class Times:
+    """What was seen: seconds per request in the order of their ends, and CPU seconds since this process began."""
+
+    latencies_s: list[float] = field(default_factory=list)
+    statuses: dict[str, int] = field(default_factory=dict)
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    replies: list[Any] = field(default_factory=list)
+
+
+class Connection:
+    """One keep-alive connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    @classmethod
+    async def open(cls, port: int) -> Connection:
+        """Connect."""
+        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=1 << 20))
+
+    async def send(self, request: bytes) -> tuple[int, bytes]:
+        """Status and body of the reply."""
+        self._writer.write(request)
+        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        start = head.find(b"content-length:")
+        if start < 0:
+            raise ConnectionError(f"a reply without Content-Length: {head[:200]!r}")
+        size = int(head[start + 15 : head.index(b"\r\n", start)])
+        return int(head[9:12]), await self._reader.readexactly(size)
+
+    async def close(self) -> None:
+        """Hang up."""
+        self._writer.close()
+        await self._writer.wait_closed()
+
+
+def encoded(load: Load) -> list[bytes]:
+    """The whole requests as bytes, made before the clock runs."""
+    requests = []
+    for body in load.bodies:
+        content = json.dumps(body).encode()
+        head = (
+            f"POST {load.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            f"Accept-Encoding: identity\r\nContent-Length: {len(content)}\r\n\r\n"
+        )
+        requests.append(head.encode() + content)
+    return requests
+
+
+def order(load: Load) -> list[int]:
+    """Which body each request carries."""
+    if load.shuffle_seed is None:
+        return [number % len(load.bodies) for number in range(load.num_requests)]
+    rng = random.Random(load.shuffle_seed)
+    return [rng.randrange(len(load.bodies)) for _ in range(load.num_requests)]
+
+
+class Run:
+    """One load on its way."""
+
+    def __init__(self, load: Load) -> None:
+        self.load, self.requests, self.times = load, encoded(load), Times()
+        self.statuses: Counter[str] = Counter()
+        self.replies: dict[int, Any] = {}
+
+    async def one(self, connection: Connection, body_idx: int, start: float) -> None:
+        """Send a request whose clock began at `start`."""
+        status, reply = await asyncio.wait_for(connection.send(self.requests[body_idx]), TIMEOUT_S)
+        self.times.latencies_s.append(time.perf_counter() - start)
+        self.statuses[str(status)] += 1
+        if self.load.keep_replies and body_idx not in self.replies:
+            self.replies[body_idx] = json.loads(reply)
+
+    async def closed(self) -> None:
+        """`concurrency` clients share the requests."""
+        waiting = iter(order(self.load))
+
+        async def client() -> None:
+            connection = await Connection.open(self.load.port)
+            for body_idx in waiting:
+                await self.one(connection, body_idx, time.perf_counter())
+            await connection.close()
+
+        await asyncio.gather(*(client() for _ in range(self.load.concurrency)))
+
+    async def open(self) -> None:
+        """Requests start on a random clock; as many connections as are needed."""
+        rng = random.Random(self.load.num_requests)
+        idle: list[Connection] = []
+        tasks = []
+
+        async def client(body_idx: int, start: float) -> None:
+            connection = idle.pop() if idle else await Connection.open(self.load.port)
+            await self.one(connection, body_idx, start)
+            idle.append(connection)
+
+        due = time.perf_counter()
+        for body_idx in order(self.load):
+            due += rng.expovariate(self.load.rate_hz)
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            tasks.append(asyncio.create_task(client(body_idx, due)))
+        await asyncio.gather(*tasks)
+        for connection in idle:
+            await connection.close()
+
+    async def run(self) -> Times:
+        """Everything, timed."""
+        start = time.perf_counter()
+        await (self.open() if self.load.rate_hz > 0 else self.closed())
+        self.times.wall_s, self.times.cpu_s = time.perf_counter() - start, time.process_time()
+        self.times.statuses = dict(self.statuses)
+        self.times.replies = [self.replies[body_idx] for body_idx in sorted(self.replies)]
+        return self.times
+
+
+def main() -> None:
+    """From standard input to standard output."""
+    load = Load(**json.load(sys.stdin))
+    json.dump(asdict(asyncio.run(Run(load).run())), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

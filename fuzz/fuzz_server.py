@@ -1,0 +1,209 @@
+"""Fire mutated client bodies at a live server, with a valid client beside them that must not notice.
+
+python fuzz/fuzz_server.py [--bodies 100000] [--seed 0] [--only NUMBER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import itertools
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+
+import tiny_models
+from judge import complaint
+from live_server import LiveServer, assay_command, free_port
+from mutate import Mutator, Recorded, Shot
+
+ROOT = Path(__file__).resolve().parents[1]
+BODIES = ROOT / "tests" / "fixtures" / "client_bodies"
+TIMEOUT_S = 60.0
+VALID_PAUSE_S = 0.02
+SHOWN_FAILURES = 10
+
+
+@dataclass(slots=True)
+class Report:
+    """What was seen; threads add to it under the lock."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    num_valid: int = 0
+    valid_errors: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Client:
+    """A keep-alive connection that is opened again after an error."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.connection = port, self._connect(port)
+
+    @staticmethod
+    def _connect(port: int) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
+
+    def post(self, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, str, bytes]:
+        """Status, content type and body of the reply. A kept connection that the server has closed is tried anew."""
+        for attempt in range(2):
+            try:
+                self.connection.request("POST", path, body=body, headers=headers)
+                reply = self.connection.getresponse()
+                return reply.status, reply.getheader("content-type", ""), reply.read()
+            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+                self._reopen()
+                if attempt:
+                    raise
+            except OSError:
+                self._reopen()
+                raise
+        raise AssertionError("unreachable")
+
+    def _reopen(self) -> None:
+        self.connection.close()
+        self.connection = self._connect(self.port)
+
+
+def recorded_bodies(model: str) -> list[Recorded]:
+    """The bodies of all recorded calls, aimed at `model`."""
+    found = []
+    for path in sorted(BODIES.glob("*.json")):
+        for call in json.loads(path.read_text(encoding="utf-8"))["requests"]:
+            if call["method"] == "POST":
+                body = call["body"]
+                found.append(Recorded(call["path"], body | {"model": model} if "model" in body else body))
+    return found
+
+
+def fire(port: int, mutator: Mutator, numbers: Any, stop: int, report: Report) -> None:
+    """One thread's share of the shots: the next number nobody has taken, until `stop`."""
+    client = Client(port)
+    while (number := next(numbers)) < stop:
+        shot = mutator.shot(number)
+        try:
+            status, content_type, body = client.post(shot.path, shot.body, shot.headers)
+            problem = complaint(status, content_type, body)
+        except (OSError, http.client.HTTPException) as err:
+            status, body, problem = 0, b"", f"no reply: {type(err).__name__}: {err}"
+        with report.lock:
+            report.statuses[status] += 1
+            if problem:
+                report.failures.append(describe(shot, problem, body))
+
+
+def describe(shot: Shot, problem: str, reply: bytes) -> dict[str, Any]:
+    """A failure as plain data; the number fires it again."""
+    return {
+        "number": shot.number,
+        "problem": problem,
+        "path": shot.path,
+        "headers": shot.headers,
+        "how": shot.how,
+        "body": shot.body[:2000].decode("utf-8", "backslashreplace"),
+        "reply": reply[:2000].decode("utf-8", "backslashreplace"),
+    }
+
+
+VALID: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("/rerank", {"query": "Where is the library?", "documents": list(tiny_models.SENTENCES[:6])}),
+    ("/score", {"queries": "Where is the library?", "documents": list(tiny_models.SENTENCES[6:12])}),
+    ("/classify", {"input": list(tiny_models.SENTENCES[:4])}),
+)
+
+
+def answers(client: Client) -> list[Any]:
+    """The parts of the valid replies that must never change."""
+    found = []
+    for path, body in VALID:
+        status, _, reply = client.post(path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        if status != 200:
+            raise OSError(f"{path}: status {status}: {reply[:300]!r}")
+        content = json.loads(reply)
+        found.append(content.get("results") or content["data"])
+    return found
+
+
+def valid_stream(port: int, expected: list[Any], done: threading.Event, report: Report) -> None:
+    """A well-behaved client that goes on asking; every reply must be the first one, bit for bit."""
+    client = Client(port)
+    while not done.is_set():
+        try:
+            if answers(client) != expected:
+                report.valid_errors.append("a score has changed")
+        except (OSError, http.client.HTTPException, ValueError, KeyError) as err:
+            report.valid_errors.append(f"{type(err).__name__}: {err}")
+        report.num_valid += len(VALID)
+        done.wait(VALID_PAUSE_S)
+
+
+def run(server: LiveServer, mutator: Mutator, first: int, stop: int, num_threads: int) -> Report:
+    """Fire shots first..stop-1 from several threads beside the valid stream."""
+    report, done = Report(), threading.Event()
+    expected = answers(Client(server.port))
+    watcher = threading.Thread(target=valid_stream, args=(server.port, expected, done, report), daemon=True)
+    watcher.start()
+    numbers = itertools.count(first)
+    gunners = [
+        threading.Thread(target=fire, args=(server.port, mutator, numbers, stop, report), daemon=True)
+        for _ in range(num_threads)
+    ]
+    for gunner in gunners:
+        gunner.start()
+    start = time.monotonic()
+    while any(gunner.is_alive() for gunner in gunners):
+        gunners[0].join(timeout=30)
+        fired = report.statuses.total()
+        rate = fired / (time.monotonic() - start)
+        print(f"{fired} bodies, {rate:.0f}/s, {len(report.failures)} failures, RSS {server.rss_bytes >> 20} MiB")
+        if not server.is_running:
+            break
+    done.set()
+    watcher.join(TIMEOUT_S)
+    return report
+
+
+def main() -> int:
+    """Fire, report, say whether all went well."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bodies", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--only", type=int, help="fire this shot alone, and show it")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="assay-fuzz-") as folder:
+        model = tiny_models.make(Path(folder) / "reranker", "Bert", "ForSequenceClassification", num_labels=1, seed=3)
+        mutator = Mutator(recorded_bodies("reranker"), args.seed)
+        port = free_port()
+        command = assay_command(model, port, "--served-model-name", "reranker")
+        log = ROOT / "build" / "fuzz" / "server.log"
+        with LiveServer(command, port, log) as server:
+            first, stop = (args.only, args.only + 1) if args.only is not None else (0, args.bodies)
+            report = run(server, mutator, first, stop, 1 if args.only is not None else args.threads)
+            is_running, pid = server.is_running, server.process.pid
+    if args.only is not None:
+        print(json.dumps(describe(mutator.shot(args.only), f"{dict(report.statuses)}", b""), indent=1))
+    print(f"statuses: {dict(sorted(report.statuses.items()))}")
+    print(f"valid stream: {report.num_valid} requests, {len(report.valid_errors)} errors {report.valid_errors[:3]}")
+    print(f"server: process {pid} {'lived through it' if is_running else f'died, see {log}'}")
+    if report.failures:
+        path = ROOT / "build" / "fuzz" / "failures.json"
+        path.write_text(json.dumps(report.failures, indent=1) + "\n")
+        print(f"{len(report.failures)} failures, all in {path}:")
+        for failure in report.failures[:SHOWN_FAILURES]:
+            print(f"  {failure['number']}: {failure['problem']} {failure['path']} {', '.join(failure['how'])}")
+    return int(bool(report.failures or report.valid_errors or not is_running))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

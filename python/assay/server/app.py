@@ -1,0 +1,155 @@
+"""`create_app`: served models and settings to an ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+import assay
+from assay.errors import ConfigError
+from assay.server.auth import AuthMiddleware, KeyRing
+from assay.server.dialects.table import ROUTES
+from assay.server.edge import RECORD, EdgeMiddleware, EdgeOptions
+from assay.server.endpoint import Endpoint
+from assay.server.info import Info
+from assay.server.invocations import Invocations
+from assay.server.lifecycle import Lifecycle
+from assay.server.metrics import Metrics
+from assay.server.openapi import page
+from assay.server.runner import Runner
+from assay.server.served import ModelTable, ServedModel
+from assay.server.settings import ServerSettings
+from assay.server.state import ServerState
+from assay.server.tokens import TokenEndpoint, detokenize, tokenize
+from assay.server.tracing import Tracing
+
+if TYPE_CHECKING:
+    from assay.server.settings import Access
+
+Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
+
+
+def create_app(
+    models: Sequence[ServedModel],
+    settings: ServerSettings | None = None,
+    *,
+    tracing: Tracing | None = None,
+    on_death: Callable[[str], None] | None = None,
+) -> FastAPI:
+    """The application. `app.state.server` is its ServerState; on_death is told when an engine has stopped."""
+    settings = settings or ServerSettings()
+    table = ModelTable(tuple(models))
+    state = ServerState(
+        settings=settings,
+        models=table,
+        runner=Runner(settings.requests),
+        metrics=Metrics(table),
+        lifecycle=Lifecycle(table),
+        keys=KeyRing(settings.access.api_keys, settings.access.api_key_file),
+        tracing=tracing or Tracing.to_endpoint(settings.otlp_traces_endpoint),
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        watcher = asyncio.create_task(_live(state, on_death or (lambda death: None)))
+        yield
+        state.lifecycle.begin_drain()
+        watcher.cancel()
+        state.runner.close()
+
+    shown: dict[str, Any] = {} if settings.show_docs else {"docs_url": None, "redoc_url": None, "openapi_url": None}
+    app = FastAPI(
+        title="assay",
+        version=assay.__version__,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        **shown,
+    )
+    app.state.server = state
+    _add_routes(app, state)
+    _add_layers(app, state, settings.access)
+    return app
+
+
+async def _live(state: ServerState, on_death: Callable[[str], None]) -> None:
+    """Become ready, then keep an eye on the engines."""
+    try:
+        await state.lifecycle.probe()
+    except Exception as err:
+        on_death(f"the first forward pass failed: {err!r}")
+        return
+    await state.lifecycle.watch(on_death)
+
+
+def _add_routes(app: FastAPI, state: ServerState) -> None:
+    posts: dict[str, Handler] = {}
+    for path, rows in ROUTES.items():
+        handler = Endpoint(rows, state).__call__
+        posts[path] = handler
+        if not path.startswith("/v2/"):
+            posts[f"/v1{path}"] = handler
+    for path, work in (("/tokenize", tokenize), ("/detokenize", detokenize)):
+        posts[path] = posts[f"/v1{path}"] = TokenEndpoint(state, work).__call__
+    posts["/invocations"] = Invocations(state).__call__
+    info = Info(state)
+    gets: dict[str, Handler] = {
+        "/health": info.health,
+        "/ping": info.health,
+        "/ready": info.ready,
+        "/version": info.version,
+        "/load": info.load,
+        "/metrics": info.metrics,
+        "/v1/models": info.models,
+        "/info": info.info,
+    }
+    # Plain routes: the bodies are read and checked by hand, and the framework's machinery for arguments costs time.
+    app.router.routes += [_route(path, handler, "POST") for path, handler in posts.items()]
+    app.router.routes += [_route(path, handler, "GET") for path, handler in gets.items()]
+    app.router.routes.append(_route("/ping", info.health, "POST"))
+    app.openapi = lambda: page(app.title, app.version, posts, gets)  # type: ignore[method-assign]
+
+
+def _route(path: str, handler: Handler, method: str) -> Route:
+    async def named(request: Request) -> Response:
+        request.scope[RECORD]["route"] = path
+        return await handler(request)
+
+    return Route(path, named, methods=[method])
+
+
+def _add_layers(app: FastAPI, state: ServerState, access: Access) -> None:
+    """Innermost first: what comes later sees a request earlier."""
+    for path in state.settings.middleware:
+        layer = _imported(path)
+        add: Any = app.add_middleware if inspect.isclass(layer) else app.middleware("http")
+        add(layer)
+    app.add_middleware(AuthMiddleware, keys=state.keys, open_paths=access.open_paths)
+    if access.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=access.allowed_origins,
+            allow_methods=access.allowed_methods,
+            allow_headers=access.allowed_headers,
+            allow_credentials=access.allow_credentials,
+        )
+    options = EdgeOptions(state.settings.request_id_headers, state.settings.access_log)
+    app.add_middleware(EdgeMiddleware, metrics=state.metrics, options=options)
+
+
+def _imported(path: str) -> Any:
+    """What --middleware names: `module.attribute`."""
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as err:
+        raise ConfigError(f"--middleware {path!r} cannot be imported: {err}") from err

@@ -1,0 +1,134 @@
+"""Parts of vLLM bodies as parts of the internal request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from assay.server.dialects import vllm_schema as schema
+from assay.server.errors import refuse
+from assay.server.request import Chat, Encode, LongInput, Score
+
+if TYPE_CHECKING:
+    from assay.server.settings import RequestPolicy
+
+UNTRUSTED_MEDIA: Final = (
+    "Per-request {} are disabled by default because they can change multimodal {} resource usage. "
+    "Start the server with --trust-request-mm-kwargs only when clients are trusted."
+)
+UNTRUSTED_TEMPLATE: Final = (
+    "Chat template is passed with request, but --trust-request-chat-template is not set. "
+    "Refused request with untrusted chat template."
+)
+BOTH_FLAGS: Final = "Cannot set both `continue_final_message` and `add_generation_prompt` to True."
+
+
+def conditions(form: schema.Body, add_special_tokens: bool | None = None) -> dict[str, Any]:
+    """The fields of Call that every vLLM body has keys for."""
+    if add_special_tokens is None:
+        add_special_tokens = getattr(form, "add_special_tokens", None)
+    tokenization = {
+        "truncate_prompt_tokens": form.truncate_prompt_tokens,
+        "truncation_side": form.truncation_side,
+        "padding": form.padding,
+        "add_special_tokens": add_special_tokens,
+    }
+    return {
+        "model": form.model or None,
+        "request_id": form.request_id,
+        "priority": form.priority,
+        "timeout_ms": form.timeout_ms,
+        "cache_salt": form.cache_salt,
+        "tokenization": {name: value for name, value in tokenization.items() if value is not None},
+    }
+
+
+def check_media(form: Any, policy: RequestPolicy) -> None:
+    """Refuse options of media processing from clients that are not trusted with them."""
+    if policy.trust_media_options:
+        return
+    if form.mm_processor_kwargs:
+        message = UNTRUSTED_MEDIA.format("mm_processor_kwargs", "preprocessing")
+        raise refuse(message, param="mm_processor_kwargs")
+    if getattr(form, "media_io_kwargs", None):
+        raise refuse(UNTRUSTED_MEDIA.format("media_io_kwargs", "media loading"), param="media_io_kwargs")
+
+
+def encoded_work(form: Any, task: str | None, policy: RequestPolicy) -> Encode | Chat:
+    """What a body with `input` or `messages` asks for."""
+    if not isinstance(form, schema.ChatForm):
+        return Encode(form.input, task)
+    return chat_of(form, task, policy)
+
+
+def chat_of(form: schema.ChatForm, task: str | None, policy: RequestPolicy) -> Chat:
+    """The conversation of a body with `messages`."""
+    if not form.messages or not all(isinstance(message.get("role"), str) for message in form.messages):
+        raise refuse("messages must be a list of messages with `role` and `content`", param="messages")
+    if form.add_generation_prompt and form.continue_final_message:
+        raise refuse(BOTH_FLAGS)
+    kwargs = form.chat_template_kwargs or {}
+    if not policy.trust_chat_template and (form.chat_template is not None or kwargs.get("chat_template") is not None):
+        raise refuse(UNTRUSTED_TEMPLATE)
+    return Chat(
+        messages=form.messages,
+        task=task,
+        add_generation_prompt=form.add_generation_prompt,
+        continue_final_message=form.continue_final_message,
+        chat_template=form.chat_template or kwargs.get("chat_template"),
+        chat_template_kwargs={name: value for name, value in kwargs.items() if name != "chat_template"},
+    )
+
+
+def window_of(window: schema.Window | None) -> LongInput | None:
+    """The request's windows."""
+    return None if window is None else LongInput(window.stride, window.agg)
+
+
+def scored_work(form: schema.Scored, queries: Any, documents: Any) -> Score:
+    """What a body with two sides asks for."""
+    kwargs = dict(form.chat_template_kwargs or {})
+    if form.instruction is not None:
+        kwargs.setdefault("instruction", form.instruction)
+    return Score(
+        queries=queries,
+        documents=documents,
+        max_tokens_per_query=form.max_tokens_per_query,
+        max_tokens_per_doc=form.max_tokens_per_doc,
+        chat_template_kwargs=kwargs,
+    )
+
+
+def side_of(side: schema.Side) -> Any:
+    """One side of the pairs as `LLM.score` takes it; {"text": ...} is the text."""
+    if isinstance(side, list):
+        return [content_of(item) for item in side]
+    return content_of(side)
+
+
+def content_of(item: str | schema.Content) -> Any:
+    """A text, or {"content": parts}."""
+    if isinstance(item, str):
+        return item
+    if item.content is None:
+        if item.text is None:
+            raise refuse("a document must be a string, {'text': ...} or {'content': [parts]}", param="documents")
+        return item.text
+    if isinstance(item.content, str):
+        return {"content": item.content}
+    return {"content": [_part(part) for part in item.content]}
+
+
+def _part(part: str | schema.TextPart) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    return {"type": part.type, **(part.model_extra or {})}
+
+
+def document_of(item: str | schema.Content) -> dict[str, Any]:
+    """A document as a reply shows it: its text, or its parts."""
+    if isinstance(item, str):
+        return {"text": item, "multi_modal": None}
+    if item.content is None or isinstance(item.content, str):
+        return {"text": item.content if item.content is not None else item.text, "multi_modal": None}
+    parts = [_part(part) for part in item.content]
+    return {"text": None, "multi_modal": [{"type": part["type"], "text": part.get("text")} for part in parts]}

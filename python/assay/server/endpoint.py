@@ -1,0 +1,159 @@
+"""What happens to one inference request: read, recognise, check, run, write - or report why not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from assay.server.body import LARGE_BODY, parse_json, read_body
+from assay.server.dialects.base import Operation, Payload, Row, Stamp
+from assay.server.edge import RECORD
+from assay.server.errors import ClientGone, Failure, NotFound, Refused, failure_of, refuse
+from assay.server.headers import reply_headers
+from assay.server.runner import MANY_RESULTS
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from assay.server.request import Call
+    from assay.server.result import Answer
+    from assay.server.served import ServedModel
+    from assay.server.state import ServerState
+
+logger = logging.getLogger(__name__)
+
+DIALECT_HEADER: Final = "x-assay-dialect"
+CLIENT_CLOSED_REQUEST: Final = 499
+"""What the log says of a request whose client went away; nobody receives it."""
+
+
+class Endpoint:
+    """One route: its rows, and the steps they share."""
+
+    def __init__(self, rows: Sequence[Row], state: ServerState) -> None:
+        self.rows = tuple(rows)
+        self._state = state
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer one request."""
+        start = time.perf_counter()
+        state, operation, model = self._state, self.rows[-1].operation, None
+        state.lifecycle.num_in_flight += 1
+        try:
+            with state.tracing.span(operation.name, request.headers) as span:
+                state.lifecycle.check_accepting()
+                raw = await read_body(request, state.settings.requests.max_body_bytes)
+                body = await parse_json(raw)
+                operation = self.choose(body, request)
+                model = self._model_for(operation, body)
+                if operation.check is not None:
+                    operation.check(model)
+                call = await self._parsed(operation, body, len(raw))
+                answer = await state.runner.run(call, model, request.receive)
+                span.set_attribute("assay.num_tokens", answer.num_tokens)
+                span.set_attribute("assay.num_items", len(answer.items))
+                return await self._reply(request, operation, call, answer, start)
+        except NotFound:
+            raise HTTPException(404) from None
+        except ClientGone:
+            state.metrics.cancelled.inc()
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        except Exception as err:
+            if model is None and not self._is_served():
+                raise HTTPException(404) from None
+            return self._failed(request, operation, model, err)
+        finally:
+            state.lifecycle.num_in_flight -= 1
+
+    def choose(self, body: Any, request: Request) -> Operation:
+        """The operation of the first row that matches, or of the dialect that a header names."""
+        wanted = request.headers.get(DIALECT_HEADER)
+        if wanted is None:
+            return next(row.operation for row in self.rows if row.matches(body, request.headers))
+        for row in self.rows:
+            if row.operation.dialect.name == wanted.lower():
+                return row.operation
+        known = ", ".join(sorted({row.operation.dialect.name for row in self.rows}))
+        raise refuse(f"{DIALECT_HEADER}: this route speaks {known}, got {wanted[:100]!r}", param=DIALECT_HEADER)
+
+    def _model_for(self, operation: Operation, body: Any) -> ServedModel:
+        """The model the body names; one that is not a string is the schema's to refuse."""
+        name = body.get("model") if isinstance(body, dict) and not operation.dialect.ignores_model else None
+        return self._state.models.find(name if isinstance(name, str) else None)
+
+    def _is_served(self) -> bool:
+        """Whether any model answers this route; where none does it does not exist, whatever the body says."""
+        check = self.rows[-1].operation.check
+        if check is None:
+            return True
+        for model in self._state.models:
+            try:
+                check(model)
+            except NotFound:
+                continue
+            except Refused:  # it exists, and says why it does not work
+                return True
+            return True
+        return False
+
+    async def _parsed(self, operation: Operation, body: Any, size: int) -> Call:
+        policy = self._state.settings.requests
+        if size < LARGE_BODY:
+            return operation.parse(body, policy)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._state.runner.threads, operation.parse, body, policy)
+
+    async def _reply(
+        self, request: Request, operation: Operation, call: Call, answer: Answer, start: float
+    ) -> Response:
+        written = time.perf_counter()
+        stamp = Stamp(request.headers.get("x-request-id") or call.request_id or uuid.uuid4().hex, int(time.time()))
+        if len(answer.items) > MANY_RESULTS:
+            loop = asyncio.get_running_loop()
+            payload = await loop.run_in_executor(self._state.runner.threads, _written, operation, call, answer, stamp)
+        else:
+            payload = _written(operation, call, answer, stamp)
+        now = time.perf_counter()
+        headers = reply_headers(answer, now - start)
+        headers.update(payload.headers or {})
+        self._state.metrics.answered(answer, now - start, now - written)
+        request.scope[RECORD].update(
+            model=answer.model.name,
+            request_id=stamp.request_id[:200],
+            items=len(answer.items),
+            tokens=answer.num_tokens,
+            dialect=operation.dialect.name,
+        )
+        return Response(payload.body, headers=headers, media_type=payload.media_type)
+
+    def _failed(self, request: Request, operation: Operation, model: ServedModel | None, err: Exception) -> Response:
+        failure = failure_of(err, self._state.settings.requests.overload_status)
+        if failure.status >= 500:
+            logger.error("%s failed: %s", operation.name, failure.kind, exc_info=err)
+        self._state.metrics.refused(model, failure.kind)
+        request.scope[RECORD].update(error=failure.kind, **({} if model is None else {"model": model.name}))
+        return failure_response(operation, failure)
+
+
+def failure_response(operation: Operation, failure: Failure) -> Response:
+    """A failure in the form of the operation's dialect."""
+    status, content = operation.dialect.fail(failure)
+    headers = {}
+    if failure.retry_after_s is not None:
+        # Whole seconds for the standard header; openai's clients also read milliseconds.
+        headers["retry-after"] = str(max(1, round(failure.retry_after_s + 0.5)))
+        headers["retry-after-ms"] = str(max(1, round(1e3 * failure.retry_after_s)))
+    return Response(orjson.dumps(content), status_code=status, headers=headers, media_type="application/json")
+
+
+def _written(operation: Operation, call: Call, answer: Answer, stamp: Stamp) -> Payload:
+    reply = operation.format(call, answer, stamp)
+    return reply if isinstance(reply, Payload) else Payload(orjson.dumps(reply))

@@ -1,0 +1,264 @@
+"""The server's command line, under vLLM's names: `-` and `_` are alike in every long option."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from assay.dotted_options import fold_dotted_options
+from assay.errors import ConfigError
+from assay.server.settings import Access, Listen, ModelSpec, RequestPolicy, ServerSettings
+
+SWITCH: Final = argparse.BooleanOptionalAction
+
+
+def parser(program: str) -> argparse.ArgumentParser:
+    """The whole command line. Options of `LLM` are there only where they are given."""
+    made = argparse.ArgumentParser(
+        prog=program, description="Serve classifiers, rerankers and embedding models over HTTP.", allow_abbrev=False
+    )
+    made.add_argument("model_path", nargs="?", metavar="MODEL", help="a folder, a hub id, or 'demo'")
+    made.add_argument("--model", action="append", default=[], metavar="[NAME=]MODEL", help="repeatable; see the docs")
+    made.add_argument("--served-model-name", nargs="+", default=[], metavar="NAME", help="names of the only model")
+    _add_engine(made.add_argument_group("model and engine", argument_default=argparse.SUPPRESS))
+    _add_requests(made.add_argument_group("requests"))
+    _add_access(made.add_argument_group("access"))
+    _add_listen(made.add_argument_group("listening and life"))
+    _add_logs(made.add_argument_group("logs and traces"))
+    return made
+
+
+def _add_engine(group: argparse._ArgumentGroup) -> None:
+    for name, kind in ENGINE_OPTIONS.items():
+        if kind is bool:
+            group.add_argument(f"--{name}", action=SWITCH)
+        elif kind is dict:
+            group.add_argument(f"--{name}", action=_MergeJson, metavar="JSON")
+        else:
+            group.add_argument(f"--{name}", type=kind)
+
+
+ENGINE_OPTIONS: Final[dict[str, type]] = {
+    "runner": str,
+    "convert": str,
+    "tokenizer": str,
+    "tokenizer-mode": str,
+    "skip-tokenizer-init": bool,
+    "revision": str,
+    "tokenizer-revision": str,
+    "hf-token": str,
+    "dtype": str,
+    "quantization": str,
+    "load-format": str,
+    "max-model-len": int,
+    "max-num-seqs": int,
+    "max-batch-size": int,
+    "max-num-batched-tokens": int,
+    "max-batch-tokens": int,
+    "max-queued-tokens": int,
+    "result-cache-bytes": int,
+    "scheduling-policy": str,
+    "num-threads": int,
+    "pooler-config": dict,
+    "override-pooler-config": dict,
+    "hf-overrides": dict,
+    "enforce-eager": bool,
+    "trust-remote-code": bool,
+    "enable-prefix-caching": bool,
+    "enable-chunked-prefill": bool,
+    "enable-flash-late-interaction": bool,
+    "enable-lora": bool,
+    "max-lora-rank": int,
+    "max-loras": int,
+    "max-cpu-loras": int,
+    "max-lora-cls-labels": int,
+    "limit-mm-per-prompt": dict,
+    "mm-processor-kwargs": dict,
+    "media-io-kwargs": dict,
+    "allowed-local-media-path": str,
+    "tensor-parallel-size": int,
+    "pipeline-parallel-size": int,
+    "data-parallel-size": int,
+    "gpu-memory-utilization": float,
+    "seed": int,
+}
+"""Keywords of `LLM`, which accepts or refuses their values."""
+
+JSON_OPTIONS: Final = tuple(name for name, kind in ENGINE_OPTIONS.items() if kind is dict)
+
+
+def _add_requests(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--chat-template", help="a file, or the template itself; also the template of score and rerank")
+    group.add_argument("--chat-template-content-format", choices=("auto", "string", "openai"), default="auto")
+    group.add_argument("--default-chat-template-kwargs", action=_MergeJson, default={}, metavar="JSON")
+    group.add_argument("--trust-request-chat-template", action=SWITCH, default=False)
+    group.add_argument("--trust-request-mm-kwargs", action=SWITCH, default=False)
+    group.add_argument("--auto-truncate", action=SWITCH, default=False, help="cut inputs that are too long")
+    group.add_argument("--request-timeout-ms", type=int, help="deadline of requests without timeout_ms")
+    group.add_argument("--max-body-bytes", "--payload-limit", type=int, default=RequestPolicy().max_body_bytes)
+    group.add_argument("--overload-status", type=int, default=429, help="429, or 503 for clients that retry on it only")
+    group.add_argument("--enable-request-id-headers", action=SWITCH, default=False)
+    group.add_argument("--enable-server-load-tracking", action=SWITCH, default=False)
+    group.add_argument("--disable-fastapi-docs", action="store_true")
+
+
+def _add_access(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--api-key", nargs="+", default=[], metavar="KEY", help="instead of VLLM_API_KEY")
+    group.add_argument("--api-key-file", type=Path, help="a key per line; read again on SIGHUP")
+    group.add_argument("--open-paths", nargs="+", default=[], metavar="PATH", help="paths that need no key: /metrics")
+    group.add_argument("--allowed-origins", type=_json_list, default=[], metavar="JSON")
+    group.add_argument("--allowed-methods", type=_json_list, default=["*"], metavar="JSON")
+    group.add_argument("--allowed-headers", type=_json_list, default=["*"], metavar="JSON")
+    group.add_argument("--allow-credentials", action=SWITCH, default=False)
+    group.add_argument("--middleware", action="append", default=[], metavar="MODULE.NAME")
+
+
+def _add_listen(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--host", help="default: all interfaces")
+    group.add_argument("--port", type=int, default=8000)
+    group.add_argument("--uds", metavar="PATH", help="a unix socket instead of host and port")
+    group.add_argument("--root-path", default="", help="the prefix a proxy strips")
+    group.add_argument("--ssl-keyfile")
+    group.add_argument("--ssl-certfile")
+    group.add_argument("--ssl-ca-certs")
+    group.add_argument("--ssl-cert-reqs", type=int, default=0)
+    group.add_argument("--keep-alive-s", type=int, default=Listen().keep_alive_s)
+    group.add_argument("--drain-timeout-s", type=float, default=30.0, help="after SIGTERM; a second one ends it")
+
+
+def _add_logs(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--log-format", choices=("text", "json"), default="text")
+    group.add_argument("--uvicorn-log-level", choices=("critical", "error", "warning", "info", "debug"), default="info")
+    group.add_argument("--disable-uvicorn-access-log", action="store_true", help="no line per request")
+    group.add_argument("--otlp-traces-endpoint", metavar="URL", help="OpenTelemetry spans over HTTP (extra 'otel')")
+    group.add_argument("--enable-log-requests", action=SWITCH, help="accepted: texts are never logged")
+    group.add_argument("--max-log-len", type=int, help="accepted: texts are never logged")
+
+
+def parse(arguments: Sequence[str], program: str) -> ServerSettings:
+    """Settings from a command line; raises ConfigError, or leaves as argparse does."""
+    folded = fold_dotted_options([_with_dashes(argument) for argument in arguments], JSON_OPTIONS)
+    given = parser(program).parse_args(folded)
+    keywords = {
+        name: getattr(given, name) for name in (key.replace("-", "_") for key in ENGINE_OPTIONS) if hasattr(given, name)
+    }
+    if "enable_flash_late_interaction" in keywords:
+        flag = keywords.pop("enable_flash_late_interaction")
+        keywords["pooler_config"] = {**keywords.get("pooler_config", {}), "enable_flash_late_interaction": flag}
+    environment = os.environ.get("VLLM_API_KEY")
+    return ServerSettings(
+        models=_specs(given, keywords),
+        requests=RequestPolicy(
+            max_body_bytes=given.max_body_bytes,
+            default_timeout_ms=given.request_timeout_ms,
+            auto_truncate=given.auto_truncate,
+            overload_status=given.overload_status,
+            trust_chat_template=given.trust_request_chat_template,
+            trust_media_options=given.trust_request_mm_kwargs,
+            chat_template=given.chat_template,
+            chat_template_kwargs=given.default_chat_template_kwargs,
+            content_format=given.chat_template_content_format,
+        ),
+        access=Access(
+            api_keys=tuple(given.api_key or ([environment] if environment else [])),
+            api_key_file=given.api_key_file,
+            open_paths=tuple(given.open_paths),
+            allowed_origins=tuple(given.allowed_origins),
+            allowed_methods=tuple(given.allowed_methods),
+            allowed_headers=tuple(given.allowed_headers),
+            allow_credentials=given.allow_credentials,
+        ),
+        listen=Listen(
+            host=given.host,
+            port=given.port,
+            uds=given.uds,
+            root_path=given.root_path,
+            ssl_keyfile=given.ssl_keyfile,
+            ssl_certfile=given.ssl_certfile,
+            ssl_ca_certs=given.ssl_ca_certs,
+            ssl_cert_reqs=given.ssl_cert_reqs,
+            keep_alive_s=given.keep_alive_s,
+        ),
+        drain_timeout_s=given.drain_timeout_s,
+        request_id_headers=given.enable_request_id_headers,
+        load_tracking=given.enable_server_load_tracking,
+        show_docs=not given.disable_fastapi_docs,
+        access_log=not given.disable_uvicorn_access_log,
+        log_format=given.log_format,
+        log_level=given.uvicorn_log_level,
+        middleware=tuple(given.middleware),
+        otlp_traces_endpoint=given.otlp_traces_endpoint,
+    )
+
+
+def _with_dashes(argument: str) -> str:
+    """`--hf_overrides` as `--hf-overrides`; keys behind a dot and values keep their underscores."""
+    if not argument.startswith("--"):
+        return argument
+    name = argument.split("=", 1)[0].split(".", 1)[0]
+    return name.replace("_", "-") + argument[len(name) :]
+
+
+def _specs(given: argparse.Namespace, keywords: dict[str, Any]) -> tuple[ModelSpec, ...]:
+    sources = ([given.model_path] if given.model_path else []) + given.model
+    if not sources:
+        raise ConfigError("no model: give one as MODEL or --model")
+    if given.served_model_name and len(sources) > 1:
+        raise ConfigError("--served-model-name goes with one model; name several with --model NAME=MODEL")
+    return tuple(_spec(source, tuple(given.served_model_name), keywords) for source in sources)
+
+
+def _spec(text: str, names: tuple[str, ...], keywords: dict[str, Any]) -> ModelSpec:
+    """MODEL, NAME=MODEL, or NAME={"model": MODEL, ...} with keywords of its own."""
+    name, equals, source = text.partition("=")
+    if not equals or not name or "/" in name or os.path.exists(text):
+        return ModelSpec(names=names or (text,), source=text, keywords=keywords)
+    if source.startswith("{"):
+        own = _json_object(source)
+        source = own.pop("model", None)
+        keywords = {**keywords, **own}
+    if not isinstance(source, str) or not source:
+        raise ConfigError(f"--model {text!r}: no model after the name")
+    return ModelSpec(names=names or (name,), source=source, keywords=keywords)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as err:
+        raise ConfigError(f"not a JSON object: {text!r}: {err}") from err
+    if not isinstance(value, dict):
+        raise ConfigError(f"not a JSON object: {text!r}")
+    return value
+
+
+def _json_list(text: str) -> list[str]:
+    """A JSON list of strings."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise argparse.ArgumentTypeError(f"must be a JSON list of strings, got {text!r}")
+    return value
+
+
+class _MergeJson(argparse.Action):
+    """A repeatable option of JSON objects, merged."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        try:
+            value = _json_object(values)
+        except ConfigError as err:
+            parser.error(f"argument {option_string}: {err}")
+        setattr(namespace, self.dest, {**(getattr(namespace, self.dest, None) or {}), **value})

@@ -1,0 +1,45 @@
+"""POST /invocations: SageMaker's one route for everything; the body tells what is wanted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from assay.server.dialects import vllm
+from assay.server.dialects.table import INPUT_OPERATIONS, INVOCATIONS
+from assay.server.endpoint import Endpoint
+from assay.server.errors import NotFound, refuse
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from assay.server.dialects.base import Operation
+    from assay.server.state import ServerState
+
+
+class Invocations(Endpoint):
+    """The rows of every route in one."""
+
+    def __init__(self, state: ServerState) -> None:
+        super().__init__(INVOCATIONS, state)
+
+    def choose(self, body: Any, request: Request) -> Operation:
+        """The first operation whose keys are there and that the model can do."""
+        if isinstance(body, dict) and ("input" in body or "messages" in body):
+            return INPUT_OPERATIONS.get(self._model_for(vllm.POOLING, body).task, vllm.POOLING)
+        for row in self.rows:
+            if row.matches(body, request.headers) and self._can(row.operation, body):
+                return row.operation
+        kinds = "classify (input or messages), rerank (query, documents), score (queries, documents), pooling, predict"
+        raise refuse(f"Cannot find suitable handler for request. Expected one of: [{kinds}]")
+
+    def _is_served(self) -> bool:
+        """Every model does something."""
+        return True
+
+    def _can(self, operation: Operation, body: Any) -> bool:
+        try:
+            if operation.check is not None:
+                operation.check(self._model_for(operation, body))
+        except NotFound:
+            return False
+        return True

@@ -1,0 +1,85 @@
+"""Start to end of a server process: read the command line, load the models, serve, drain, leave with a status."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Final
+
+from assay.errors import AssayError, MissingExtra
+from assay.server.flags import parse
+
+if TYPE_CHECKING:
+    from assay.server.served import ServedModel
+    from assay.server.settings import ServerSettings
+
+logger = logging.getLogger(__name__)
+
+SWITCH_INTERVAL_S: Final = 0.0005
+"""How long a thread may keep Python's lock while others want it: the event loop answers health checks in time."""
+DONE, FAILED, WRONG_USE = 0, 1, 2
+
+
+def main(arguments: Sequence[str], program: str) -> int:
+    """Serve until told to stop. 0: stopped as asked; 1: could not start, or an engine died; 2: wrong use."""
+    try:
+        settings = parse(arguments, program)
+    except AssayError as err:
+        print(f"{program}: {err}", file=sys.stderr)
+        return WRONG_USE
+    try:
+        return serve(settings)
+    except (AssayError, OSError, TypeError, ValueError, RuntimeError) as err:
+        if os.environ.get("ASSAY_TRACEBACK") == "1":
+            raise
+        print(f"{program}: {' '.join([str(err), *getattr(err, '__notes__', [])])}", file=sys.stderr)
+        return FAILED
+
+
+def serve(settings: ServerSettings) -> int:
+    """Load what the settings name and serve it; the process's exit status."""
+    try:
+        from assay.server.app import create_app
+        from assay.server.loop import StoppableServer, uvicorn_config
+    except ImportError as err:
+        raise MissingExtra(f"the server needs: pip install 'assay[server]' ({err})") from err
+    from assay.server.logs import set_up_logs
+
+    set_up_logs(settings.log_format, settings.log_level)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    with ExitStack() as stack:
+        models = load_models(settings, stack)
+        deaths: list[str] = []
+        server: Any = None
+
+        def on_death(death: str) -> None:
+            deaths.append(death)
+            server.should_exit = True
+
+        app = create_app(models, settings, on_death=on_death)
+        state = app.state.server
+        server = StoppableServer(uvicorn_config(app, settings), state.lifecycle)
+        signal.signal(signal.SIGHUP, lambda *_: state.keys.reload())
+        server.run()
+        logger.info("stopped")
+        return FAILED if deaths or not server.started else DONE
+
+
+def load_models(settings: ServerSettings, stack: ExitStack) -> list[ServedModel]:
+    """Every model the settings name, closed when `stack` is."""
+    from assay.llm import LLM
+    from assay.server.served import ServedModel
+
+    models = []
+    for spec in settings.models:
+        keywords = dict(spec.keywords)
+        if settings.requests.chat_template is not None:
+            template = settings.requests.chat_template
+            keywords = {"chat_template": template, "score_template": template, **keywords}
+        llm = stack.enter_context(LLM(spec.source, **keywords))
+        models.append(ServedModel(llm, spec.names, source=spec.source))
+    return models

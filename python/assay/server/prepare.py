@@ -1,0 +1,266 @@
+"""From an internal request to a job for the engine, and from the job's results to the internal answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from assay.chat import ChatOptions
+from assay.inputs import check_cache_salt
+from assay.llm.session import CallOptions, ScoreOptions
+from assay.params import PoolingParams
+from assay.server import windows
+from assay.server.errors import refuse
+from assay.server.request import Call, Chat, Encode, Score
+from assay.server.result import Answer, Item, Timing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from assay.engine import Job, Result
+    from assay.llm.session import Prepared
+    from assay.outputs import PoolingOutput, PoolingRequestOutput
+    from assay.server.served import ServedModel
+    from assay.server.settings import RequestPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedCall:
+    """A checked call. finish(results, timing) makes the answer of the job's results."""
+
+    job: Job
+    finish: Callable[[list[Result], Timing], Answer]
+
+
+def prepare(call: Call, model: ServedModel, policy: RequestPolicy) -> PreparedCall:
+    """Check `call` against `model`; raises Refused or a ValueError. May tokenise: see `is_heavy`."""
+    _check_conditions(call, model)
+    prepared, shape = _prepared(call, model, _options(call, model, policy))
+    job = prepared.job
+    job.priority = call.priority
+    job.cache_salt = call.cache_salt
+    timeout_ms = call.timeout_ms or policy.default_timeout_ms
+    if timeout_ms is not None:
+        job.deadline = time.monotonic() + timeout_ms / 1000.0
+    name, characters = call.model or model.name, call.num_characters
+
+    def finish(results: list[Result], timing: Timing) -> Answer:
+        session = model.session
+        outputs = prepared.finish([session.output(result) for result in results])
+        items = shape(outputs, results)
+        return Answer(
+            model=model,
+            name=name,
+            items=items,
+            num_tokens=sum(len(result.token_ids) for result in results),
+            num_characters=characters,
+            score_kind=score_kind(call, model),
+            timing=timing,
+        )
+
+    return PreparedCall(job, finish)
+
+
+def is_heavy(call: Call) -> bool:
+    """Whether preparing the call takes long enough to be done in a thread: it renders a template, or tokenises."""
+    work = call.work
+    if call.long_input is not None or isinstance(work, Chat):
+        return True
+    return isinstance(work, Score) and (work.max_tokens_per_query > 0 or work.max_tokens_per_doc > 0)
+
+
+def score_kind(call: Call, model: ServedModel) -> str:
+    """What the numbers of the answer are: logit, sigmoid, softmax, cosine, ..."""
+    if model.task in ("embed", "token_embed"):
+        is_pair = isinstance(call.work, Score)
+        return ("cosine" if model.task == "embed" else "max_similarity") if is_pair else "embedding"
+    if call.scale == "logit" or (call.scale == "model" and not _uses_activation(call, model)):
+        return "logit"
+    name = model.probability if call.scale == "probability" else model.activation
+    return "logit" if name == "identity" else name.lower()
+
+
+def _uses_activation(call: Call, model: ServedModel) -> bool:
+    if call.use_activation is None:
+        return model.session.model.default_use_activation
+    return call.use_activation
+
+
+def _check_conditions(call: Call, model: ServedModel) -> None:
+    if call.priority != 0 and not model.has_priorities:
+        raise refuse("priority must be 0: the server runs without --scheduling-policy priority", param="priority")
+    check_cache_salt(call.cache_salt)
+    limit = call.tokenization.get("truncate_prompt_tokens")
+    if limit is not None and limit > model.max_model_len:
+        raise refuse(
+            "truncate_prompt_tokens value is greater than max_model_len. Please request a smaller truncation size.",
+            param="truncate_prompt_tokens",
+        )
+    if call.long_input is not None and limit is not None:
+        raise refuse("long_input reads the whole text: it excludes truncate_prompt_tokens", param="long_input")
+
+
+def _options(call: Call, model: ServedModel, policy: RequestPolicy) -> CallOptions:
+    """Tokenization and templates; the server's variables for templates are there unless the request sets them."""
+    work, tokenization = call.work, _tokenization(call, model, policy)
+    if isinstance(work, Chat):
+        return CallOptions(tokenization_kwargs=tokenization, chat=chat_options(work, policy))
+    if isinstance(work, Encode):
+        return CallOptions(tokenization_kwargs=tokenization)
+    variables = {**policy.chat_template_kwargs, **work.chat_template_kwargs}
+    return CallOptions(tokenization_kwargs=tokenization, scoring=ScoreOptions(chat_template_kwargs=variables or None))
+
+
+def chat_options(work: Chat, policy: RequestPolicy) -> ChatOptions:
+    """How a request's conversation is rendered."""
+    return ChatOptions(
+        chat_template=work.chat_template,
+        add_generation_prompt=work.add_generation_prompt,
+        continue_final_message=work.continue_final_message,
+        chat_template_kwargs={**policy.chat_template_kwargs, **work.chat_template_kwargs},
+        content_format=policy.content_format,
+    )
+
+
+def _tokenization(call: Call, model: ServedModel, policy: RequestPolicy) -> dict[str, Any]:
+    kwargs = dict(call.tokenization)
+    cuts = policy.auto_truncate if call.cut_long is None else call.cut_long
+    if "truncate_prompt_tokens" not in kwargs and (cuts or call.long_input is not None):
+        kwargs["truncate_prompt_tokens"] = -1
+    return kwargs
+
+
+Shape = Callable[[list[Any], "list[Result]"], "list[Item]"]
+
+
+def _prepared(call: Call, model: ServedModel, options: CallOptions) -> tuple[Prepared[Any], Shape]:
+    work = call.work
+    if isinstance(work, Score):
+        return _prepared_score(call, work, model, options)
+    task = model.check_task(work.task)
+    scale, is_active = _scaling(call, model)
+    params = PoolingParams(use_activation=is_active, dimensions=call.dimensions)
+    session = model.session
+    prompts, counts = ([work.messages], None) if isinstance(work, Chat) else _windowed(call, work, model)
+    prepared = session.prepare_encode(task, prompts, params, options)
+
+    def shape(outputs: list[PoolingRequestOutput[PoolingOutput]], results: list[Result]) -> list[Item]:
+        items = [_item(scale(output.outputs.data), result) for output, result in zip(outputs, results, strict=True)]
+        return items if counts is None else _joined(items, counts, call)
+
+    return prepared, shape
+
+
+def _prepared_score(call: Call, work: Score, model: ServedModel, options: CallOptions) -> tuple[Prepared[Any], Shape]:
+    scale, is_active = _scaling(call, model)
+    limits = {"max_tokens_per_query": work.max_tokens_per_query, "max_tokens_per_doc": work.max_tokens_per_doc}
+    if work.has_soft_limits:
+        limits = {name: 0 if limit >= model.max_model_len else limit for name, limit in limits.items()}
+    extra: dict[str, Any] = {**limits}
+    params = PoolingParams(use_activation=is_active, extra_kwargs=extra)
+    documents, counts = _windowed_documents(call, work, model, options)
+    prepared = model.session.prepare_score(work.queries, documents, params, options)
+
+    def shape(outputs: list[Any], results: list[Result]) -> list[Item]:
+        import torch
+
+        # A cross-encoder has one result per pair; where embeddings are compared, the last results are the documents.
+        own = results[len(results) - len(outputs) :]
+        items = [
+            _item(scale(torch.tensor([output.outputs.score])), result, len(output.prompt_token_ids))
+            for output, result in zip(outputs, own, strict=True)
+        ]
+        return items if counts is None else _joined(items, counts, call)
+
+    return prepared, shape
+
+
+def _scaling(call: Call, model: ServedModel) -> tuple[Callable[[Tensor], Tensor], bool | None]:
+    """What is done to the engine's numbers, and whether the engine applies the model's activation."""
+    if call.scale == "model":
+        return _same, call.use_activation
+    if call.scale == "logit":
+        return _same, False
+    if model.task in ("embed", "token_embed"):
+        return _same, None
+    if model.activation == model.probability:
+        return _same, True
+    return (_sigmoid if model.probability == "sigmoid" else _softmax), False
+
+
+def _same(data: Tensor) -> Tensor:
+    return data
+
+
+def _sigmoid(data: Tensor) -> Tensor:
+    return data.double().sigmoid().float()
+
+
+def _softmax(data: Tensor) -> Tensor:
+    return data.double().softmax(dim=-1).float()
+
+
+def _item(data: Tensor, result: Result, num_tokens: int | None = None) -> Item:
+    length = len(result.token_ids) if num_tokens is None else num_tokens
+    return Item(data, length, result.is_truncated, result.num_tokens_before_truncation)
+
+
+def _windowed(call: Call, work: Encode, model: ServedModel) -> tuple[Any, list[int] | None]:
+    """The prompts, long ones in windows, and how many windows each has; None where none were asked for."""
+    if call.long_input is None:
+        return work.prompts, None
+    long_input, tokenizer = call.long_input, model.require_tokenizer()
+    is_one = isinstance(work.prompts, str) or (work.prompts and isinstance(work.prompts[0], int))
+    adds = call.tokenization.get("add_special_tokens") is not False
+    size = windows.window_size(model.max_model_len - (tokenizer.num_special_tokens(is_pair=False) if adds else 0))
+    parts: list[Any] = []
+    counts = []
+    for prompt in [work.prompts] if is_one else work.prompts:
+        if isinstance(prompt, str):
+            pieces: list[Any] = windows.split_text(tokenizer, prompt, size, long_input)
+        else:
+            spans = windows.window_spans(len(prompt), model.max_model_len, long_input)
+            pieces = [prompt[start:stop] for start, stop in spans]
+        parts += pieces
+        counts.append(len(pieces))
+    return parts, counts
+
+
+def _windowed_documents(
+    call: Call, work: Score, model: ServedModel, options: CallOptions
+) -> tuple[Any, list[int] | None]:
+    """The documents, long ones in windows that leave room for the query, and how many windows each has."""
+    if call.long_input is None:
+        return work.documents, None
+    tokenizer, session = model.require_tokenizer(), model.session
+    documents = work.documents if isinstance(work.documents, list) else [work.documents]
+    texts = [document for document in documents if isinstance(document, str)]
+    if len(texts) < len(documents):
+        raise refuse("long_input takes documents that are plain texts", param="long_input")
+    probe = session.prepare_score(work.queries, "", PoolingParams(), options).job
+    used = len(session.renderer.render(probe.prompts[-1:], probe.options)[0].input_ids)
+    size = windows.window_size(model.max_model_len - used)
+    pieces = [windows.split_text(tokenizer, text, size, call.long_input) for text in texts]
+    return [piece for group in pieces for piece in group], [len(group) for group in pieces]
+
+
+def _joined(items: list[Item], counts: list[int], call: Call) -> list[Item]:
+    """One item per text of the items of its windows."""
+    assert call.long_input is not None
+    joined = []
+    start = 0
+    for count in counts:
+        group = items[start : start + count]
+        start += count
+        joined.append(
+            Item(
+                windows.combined([item.data for item in group], call.long_input.aggregate),
+                sum(item.num_tokens for item in group),
+                any(item.is_truncated for item in group),
+                None,
+                count,
+            )
+        )
+    return joined
