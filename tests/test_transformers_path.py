@@ -16,7 +16,7 @@ from assay import LLM, ops
 from assay.arena import Arena
 from assay.batch import pack
 from assay.config import PoolerConfig
-from assay.errors import UnsupportedModelError, WeightsError
+from assay.errors import ConfigError, UnsupportedModelError, WeightsError
 from assay.files import resolve_model
 from assay.hf_config import HFConfig
 from assay.models import check_model, load_model
@@ -174,6 +174,11 @@ def test_model_impl_transformers_runs_a_known_family_too(tmp_path):
 def test_model_impl_vllm_knows_the_families_only(tmp_path_factory):
     with pytest.raises(UnsupportedModelError, match=r"\['PhiForSequenceClassification'\] are not supported for now"):
         load(checkpoint(tmp_path_factory, "Phi"), model_impl="vllm")
+
+
+def test_an_unknown_model_impl_is_named(tmp_path_factory):
+    with pytest.raises(ConfigError, match=r"model_impl must be one of .*, got 'terratorch'"):
+        load(checkpoint(tmp_path_factory, "Phi"), model_impl="terratorch")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from assay.errors import UnsupportedModelError
+from assay.errors import ConfigError, UnsupportedModelError
 from assay.models import (
     bert,
     distilbert,
@@ -57,6 +57,8 @@ ARCHITECTURES: dict[str, tuple[Family[Any], str]] = {
 }
 """Every architecture that answers a question by itself: its family, and what follows the family's class name."""
 
+MODEL_IMPLS = ("auto", "vllm", "transformers")
+
 _BACKBONES = {
     name + suffix: family for family in FAMILIES for name in family.class_names for suffix in family.pretraining
 }
@@ -67,8 +69,11 @@ def resolve(hf_config: HFConfig, is_chain: bool, model_impl: str = "auto") -> tu
     """The first architecture of the config that is known: its name, family and what follows the class name.
 
     is_chain: a sentence-transformers chain, which takes the bare backbone of any class. model_impl: "vllm" knows the
-    families of this package only, "transformers" none of them, "auto" both in this order. Raises UnsupportedModelError.
+    families of this package only, "transformers" none of them, "auto" both in this order. Raises UnsupportedModelError
+    or ConfigError.
     """
+    if model_impl not in MODEL_IMPLS:
+        raise ConfigError(f"model_impl must be one of {list(MODEL_IMPLS)}, got {model_impl!r}")
     names = hf_config.architectures
     found = None if model_impl == "transformers" else _own(hf_config, is_chain)
     if found is None and model_impl != "vllm":
