@@ -8,13 +8,14 @@ from functools import cache
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 import tiny_models
 import tiny_transformers
 from assay import LLM, ops
 from assay.arena import Arena
-from assay.batch import pack
+from assay.batch import Sequence, pack
 from assay.config import PoolerConfig
 from assay.errors import ConfigError, UnsupportedModelError, WeightsError
 from assay.files import resolve_model
@@ -99,6 +100,23 @@ def test_float32_logits_match_transformers_on_every_isa(isa, tmp_path_factory):
     folder = checkpoint(tmp_path_factory, "Albert")
     exact = reference(folder, "Albert")
     assert max_error(run(load(folder), sequences(14)), exact) <= float32_budget(exact)
+
+
+def test_pad_tokens_inside_a_text_take_the_position_transformers_gives_them(tmp_path_factory):
+    folder = checkpoint(tmp_path_factory, "XLMRobertaXL")
+    inputs = [Sequence([5, 1, 9, 1, 1, 30]), Sequence([1, 17, 4])]
+    exact = tiny_transformers.logits(folder, "XLMRobertaXL" + SEQUENCE, inputs)
+    assert max_error(run(load(folder), inputs), exact) <= float32_budget(exact)
+
+
+def test_token_types_reach_the_model(tmp_path_factory):
+    folder = checkpoint(tmp_path_factory, "Albert")
+    types = [0, 0, 0, 1, 1, 1, 1]
+    inputs = [Sequence([5, 8, 9, 10, 11, 30, 40], types), Sequence([7, 17, 4])]
+    model = transformers.AlbertForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
+    with torch.inference_mode():
+        exact = model(torch.tensor([inputs[0].input_ids]), token_type_ids=torch.tensor([types])).logits
+    assert max_error(run(load(folder), inputs)[:1], list(exact)) <= float32_budget(list(exact))
 
 
 @pytest.mark.parametrize(
@@ -210,6 +228,14 @@ def test_a_tensor_without_use_is_named(tmp_path):
     _rewrite(folder, lambda tensors: tensors.update({"model.adapter.weight": torch.ones(2, 2)}))
     with pytest.raises(WeightsError, match=r"has no use for model\.adapter\.weight"):
         load(folder)
+
+
+def test_a_table_that_old_versions_saved_is_no_hindrance(tmp_path, tmp_path_factory):
+    folder = tiny_transformers.make(tmp_path / "model", "Albert")
+    _rewrite(folder, lambda tensors: tensors.update({"albert.embeddings.position_ids": torch.arange(320)[None]}))
+    fresh = checkpoint(tmp_path_factory, "Albert")
+    for a, b in zip(run(load(folder), sequences(3)), run(load(fresh), sequences(3)), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_a_tensor_of_another_shape_is_refused(tmp_path):

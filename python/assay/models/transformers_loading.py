@@ -51,7 +51,7 @@ def _from_pretrained(files: ModelFiles, outline: Outline, dtype: str) -> Any:
             ignore_mismatched_sizes=True,  # to be told of all of them; none is accepted
         )
     for problem, names in (("lacks tensors", info["missing_keys"]), ("has no use for", info["unexpected_keys"])):
-        names = [name for name in names if not _is_of_no_use(name, outline)]
+        names = [name for name in names if not _is_of_no_use(name, model, outline)]
         if names:
             raise WeightsError(f"{files.folder}: {outline.architecture} {problem} {', '.join(sorted(names))}")
     for name, found, wanted in sorted(info["mismatched_keys"]):
@@ -61,11 +61,15 @@ def _from_pretrained(files: ModelFiles, outline: Outline, dtype: str) -> Any:
     return model.eval()
 
 
-def _is_of_no_use(name: str, outline: Outline) -> bool:
-    """Whether a tensor may be extra or lacking: a pooler nobody reads, or the head a causal model is trained with."""
+def _is_of_no_use(name: str, model: Any, outline: Outline) -> bool:
+    """Whether a tensor may be extra or lacking: a pooler nobody reads, the head a causal model is trained with, or a
+    table the model computes (old versions of transformers saved some).
+    """
     if "pooler" in name.split("."):
         return outline.head != "sequence"
-    return outline.shape.is_causal and name.startswith("lm_head.")
+    if outline.shape.is_causal and name.startswith("lm_head."):
+        return True
+    return any(f".{buffer}".endswith(f".{name}") for buffer, _ in model.named_buffers())
 
 
 @contextmanager
