@@ -125,6 +125,12 @@ def test_positions_counted_over_the_whole_batch_are_found_at_start_up(tmp_path):
         start(folder)
 
 
+def test_a_model_that_transformers_cannot_run_itself_is_refused(tmp_path):
+    folder = make(tmp_path / "model", "Qwen3Moe", num_experts=2, num_experts_per_tok=3, moe_intermediate_size=32)
+    with pytest.raises(UnsupportedModelError, match="does not run in transformers itself"):
+        start(folder)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("wrong", [{"position_offset": 1}, {"pooling": "mean"}], ids=["positions", "pooling"])
 def test_a_rule_read_differently_from_transformers_is_found_at_start_up(wrong, dtype, tmp_path):

@@ -69,7 +69,7 @@ def _is_of_no_use(name: str, model: Any, outline: Outline) -> bool:
         return outline.head != "sequence"
     if outline.shape.is_causal and name.startswith("lm_head."):
         return True
-    return any(f".{buffer}".endswith(f".{name}") for buffer, _ in model.named_buffers())
+    return any(f".{buffer}".endswith(f".{name}") for buffer, _ in model.named_non_persistent_buffers())
 
 
 @contextmanager
