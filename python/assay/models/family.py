@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from assay.arena import Arena
     from assay.batch import RaggedBatch
     from assay.hf_config import HFConfig
+    from assay.models.transformers_class import Outline
     from assay.weights import WeightMap
 
 HIDDEN_ACTIVATIONS = {
@@ -130,7 +131,7 @@ def last_token(config: HFConfig) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Family(Generic[ShapeT]):
-    """One row of the registry.
+    """One row of the registry, or (backbone: an Outline) an architecture that transformers runs on our kernels.
 
     class_names: what transformers puts before ForSequenceClassification and the like. prefixes: where the backbone's
     tensors may lie (or without any). heads: by what follows the class name. configure_head: what config.json says
@@ -146,7 +147,7 @@ class Family(Generic[ShapeT]):
     model_types: tuple[str, ...]
     prefixes: tuple[str, ...]
     shape: Callable[[HFConfig], ShapeT]
-    backbone: BackboneLoader[ShapeT]
+    backbone: BackboneLoader[ShapeT] | Outline
     heads: Mapping[str, HeadShape]
     configure_head: Callable[[HFConfig, HeadShape], HeadShape] = field(default=_as_stated)
     pooling: Callable[[HFConfig], str] = field(default=first_token)
