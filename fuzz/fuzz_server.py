@@ -10,7 +10,6 @@ import http.client
 import itertools
 import json
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -22,12 +21,12 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
 import tiny_models
+from client_bodies import posts
 from judge import complaint
-from live_server import LiveServer, assay_command, free_port
+from live_server import LiveServer
 from mutate import Mutator, Recorded, Shot
+from tiny_server import BUILD, NAME, tiny_server
 
-ROOT = Path(__file__).resolve().parents[1]
-BODIES = ROOT / "tests" / "fixtures" / "client_bodies"
 TIMEOUT_S = 60.0
 VALID_PAUSE_S = 0.02
 SHOWN_FAILURES = 10
@@ -73,17 +72,6 @@ class Client:
     def _reopen(self) -> None:
         self.connection.close()
         self.connection = self._connect(self.port)
-
-
-def recorded_bodies(model: str) -> list[Recorded]:
-    """The bodies of all recorded calls, aimed at `model`."""
-    found = []
-    for path in sorted(BODIES.glob("*.json")):
-        for call in json.loads(path.read_text(encoding="utf-8"))["requests"]:
-            if call["method"] == "POST":
-                body = call["body"]
-                found.append(Recorded(call["path"], body | {"model": model} if "model" in body else body))
-    return found
 
 
 def fire(port: int, mutator: Mutator, numbers: Any, stop: int, report: Report) -> None:
@@ -181,23 +169,18 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--only", type=int, help="fire this shot alone, and show it")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="assay-fuzz-") as folder:
-        model = tiny_models.make(Path(folder) / "reranker", "Bert", "ForSequenceClassification", num_labels=1, seed=3)
-        mutator = Mutator(recorded_bodies("reranker"), args.seed)
-        port = free_port()
-        command = assay_command(model, port, "--served-model-name", "reranker")
-        log = ROOT / "build" / "fuzz" / "server.log"
-        with LiveServer(command, port, log) as server:
-            first, stop = (args.only, args.only + 1) if args.only is not None else (0, args.bodies)
-            report = run(server, mutator, first, stop, 1 if args.only is not None else args.threads)
-            is_running, pid = server.is_running, server.process.pid
+    mutator = Mutator([Recorded(post["path"], post["body"]) for post in posts(NAME)], args.seed)
+    with tiny_server() as server:
+        first, stop = (args.only, args.only + 1) if args.only is not None else (0, args.bodies)
+        report = run(server, mutator, first, stop, 1 if args.only is not None else args.threads)
+        is_running, pid = server.is_running, server.process.pid
     if args.only is not None:
         print(json.dumps(describe(mutator.shot(args.only), f"{dict(report.statuses)}", b""), indent=1))
     print(f"statuses: {dict(sorted(report.statuses.items()))}")
     print(f"valid stream: {report.num_valid} requests, {len(report.valid_errors)} errors {report.valid_errors[:3]}")
-    print(f"server: process {pid} {'lived through it' if is_running else f'died, see {log}'}")
+    print(f"server: process {pid} {'lived through it' if is_running else f'died, see {server.log}'}")
     if report.failures:
-        path = ROOT / "build" / "fuzz" / "failures.json"
+        path = BUILD / "failures.json"
         path.write_text(json.dumps(report.failures, indent=1) + "\n")
         print(f"{len(report.failures)} failures, all in {path}:")
         for failure in report.failures[:SHOWN_FAILURES]:

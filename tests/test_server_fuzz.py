@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import llms
-from client_bodies import recorded_calls
+from client_bodies import posts
 from judge import complaint
 from mutate import Mutator, Recorded, Shot
 from served import Client, serving
@@ -29,11 +29,7 @@ def client() -> Iterator[Client]:
 
 def bodies() -> list[Recorded]:
     """All recorded bodies, aimed at the one model there is."""
-    posts = [request for call in recorded_calls() for request in call.requests if request["method"] == "POST"]
-    return [
-        Recorded(post["path"], post["body"] | ({"model": "reranker"} if "model" in post["body"] else {}))
-        for post in posts
-    ]
+    return [Recorded(post["path"], post["body"]) for post in posts("reranker")]
 
 
 async def fire(client: Client, shot: Shot) -> tuple[int, str | None]:
