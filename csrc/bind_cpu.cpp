@@ -1,66 +1,16 @@
 // The CPU module: turns Python arguments into checked params and calls the kernel table without the GIL.
+#include "bind_cpu.h"
+
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <chrono>
-#include <cmath>
 #include <string>
 
-#include "bind_tensor.h"
-#include "common/validate.h"
 #include "cpu/cpu_quota.h"
-#include "cpu/kernels.h"
-#include "cpu/packed_weight.h"
 
 namespace assay::cpu {
 namespace {
-
-using PackedWeightPtr = std::shared_ptr<const PackedWeight>;
-
-template <typename Value>
-struct Named {
-  const char* name;
-  Value value;
-};
-
-template <typename Value, std::size_t kSize>
-Value by_name(const Named<Value> (&table)[kSize], const std::string& name, const char* argument) {
-  std::string choices;
-  for (const auto& entry : table) {
-    if (name == entry.name) return entry.value;
-    choices += (choices.empty() ? "" : ", ") + std::string(entry.name);
-  }
-  ASSAY_CHECK(false, argument, "='", name, "': choose one of ", choices);
-  return table[0].value;
-}
-
-constexpr Named<Activation> kActivations[] = {{"none", Activation::kNone},          {"gelu", Activation::kGeluErf},
-                                              {"gelu_tanh", Activation::kGeluTanh}, {"relu", Activation::kRelu},
-                                              {"silu", Activation::kSilu},          {"tanh", Activation::kTanh}};
-constexpr Named<Arithmetic> kArithmetics[] = {
-    {"float32", Arithmetic::kFloat32}, {"float32_fma", Arithmetic::kFloat32Fma}, {"bfloat16", Arithmetic::kBFloat16}};
-constexpr Named<Pooling> kPoolings[] = {
-    {"cls", Pooling::kCls}, {"last_token", Pooling::kLastToken}, {"mean", Pooling::kMean}};
-
-template <typename Params>
-void launch(void (*kernel)(const Params&, ThreadPool&), const Params& params) {
-  const std::shared_ptr<ThreadPool> pool = global_pool();
-  const py::gil_scoped_release release;
-  kernel(params, *pool);
-}
-
-std::vector<float> copy_floats(py::handle tensor, const char* argument) {
-  const TensorView view = required_view(tensor, argument);
-  check_dtype(view, argument, {DType::kFloat32});
-  check_shape(view, argument, {kAnySize});
-  return {view.ptr<float>(), view.ptr<float>() + view.shape[0]};
-}
-
-const float* optional_floats(const TensorView& view, const char* name, std::int64_t size) {
-  if (!view.is_present()) return nullptr;
-  check_vector(view, name, DType::kFloat32, size);
-  return view.ptr<float>();
-}
 
 PackedWeightPtr make_packed_weight(py::handle weight, py::handle bias, const std::string& arithmetic) {
   const TensorView weight_view = required_view(weight, "weight");
@@ -68,6 +18,17 @@ PackedWeightPtr make_packed_weight(py::handle weight, py::handle bias, const std
   const Arithmetic kind = by_name(kArithmetics, arithmetic, "arithmetic");
   const py::gil_scoped_release release;
   return std::make_shared<const PackedWeight>(weight_view, bias_view, kind);
+}
+
+PackedWeightPtr make_gated_weight(py::handle gate, py::handle up, py::handle gate_bias, py::handle up_bias,
+                                  const std::string& arithmetic) {
+  const TensorView gate_view = required_view(gate, "gate");
+  const TensorView up_view = required_view(up, "up");
+  const TensorView gate_bias_view = view_of(gate_bias, "gate_bias");
+  const TensorView up_bias_view = view_of(up_bias, "up_bias");
+  const Arithmetic kind = by_name(kArithmetics, arithmetic, "arithmetic");
+  const py::gil_scoped_release release;
+  return std::make_shared<const PackedWeight>(gate_view, up_view, gate_bias_view, up_bias_view, kind);
 }
 
 void bind_linear(py::handle hidden_states, const PackedWeightPtr& weight, const std::string& activation,
@@ -180,6 +141,25 @@ void bind_layer_norm(py::handle hidden_states, py::handle weight, py::handle bia
                                                     .hidden_size = x.shape[1]});
 }
 
+void bind_rms_norm(py::handle hidden_states, py::handle weight, float epsilon, py::handle out) {
+  const TensorView x = required_view(hidden_states, "hidden_states");
+  const TensorView scale = required_view(weight, "weight");
+  const TensorView target = required_view(out, "out");
+  check_dtype(x, "hidden_states", {DType::kFloat32});
+  check_shape(x, "hidden_states", {kAnySize, kAnySize});
+  check_contiguous(x, "hidden_states");
+  check_vector(scale, "weight", DType::kFloat32, x.shape[1]);
+  check_dtype(target, "out", {DType::kFloat32});
+  check_shape(target, "out", {x.shape[0], x.shape[1]});
+  check_contiguous(target, "out");
+  launch(active_table().rms_norm, RmsNormParams{.x = x.ptr<float>(),
+                                                .weight = scale.ptr<float>(),
+                                                .epsilon = epsilon,
+                                                .out = target.ptr<float>(),
+                                                .num_rows = x.shape[0],
+                                                .hidden_size = x.shape[1]});
+}
+
 // [*, num_heads, head_dim] with contiguous heads and any token stride.
 void check_heads(const TensorView& view, const char* name, DType dtype, std::int64_t head_dim) {
   check_dtype(view, name, {dtype});
@@ -188,9 +168,52 @@ void check_heads(const TensorView& view, const char* name, DType dtype, std::int
               view.strides[1], " for head_dim ", head_dim);
 }
 
+void check_head_dim(std::int64_t head_dim) {
+  ASSAY_CHECK(head_dim >= 8 && head_dim <= 256 && head_dim % 8 == 0,
+              "head_dim must be a multiple of 8 from 8 to 256, got ", head_dim);
+}
+
+void bind_rotary(py::handle q, py::handle k, py::handle cos, py::handle sin, py::handle position_ids,
+                 bool is_interleaved, py::handle q_norm, py::handle k_norm, float epsilon) {
+  const TensorView query = required_view(q, "q");
+  const TensorView key = required_view(k, "k");
+  const TensorView cosines = required_view(cos, "cos");
+  const TensorView sines = required_view(sin, "sin");
+  const TensorView positions = required_view(position_ids, "position_ids");
+  check_dtype(query, "q", {DType::kFloat32, DType::kBFloat16});
+  ASSAY_CHECK(query.num_dims == 3, "q must be [num_tokens, num_heads, head_dim], got ", shape_string(query));
+  const std::int64_t head_dim = query.shape[2];
+  check_head_dim(head_dim);
+  check_heads(query, "q", query.dtype, head_dim);
+  check_heads(key, "k", query.dtype, head_dim);
+  ASSAY_CHECK(key.shape[0] == query.shape[0], "k must have num_tokens = ", query.shape[0], ", got ", key.shape[0]);
+  ASSAY_CHECK(cosines.num_dims == 2, "cos must be [num_positions, rotary_dim / 2], got ", shape_string(cosines));
+  const std::int64_t rotary_dim = 2 * cosines.shape[1];
+  ASSAY_CHECK(rotary_dim >= 2 && rotary_dim <= head_dim, "cos must have 1 to head_dim / 2 = ", head_dim / 2,
+              " columns, got ", cosines.shape[1]);
+  check_rotary(cosines, sines, positions, rotary_dim, query.shape[0]);
+  const auto heads = [&](const TensorView& view, py::handle norm, const char* name) {
+    return RotaryHeads{.data = view.data,
+                       .stride = view.strides[0],
+                       .num_tokens = view.shape[0],
+                       .num_heads = static_cast<int>(view.shape[1]),
+                       .position_ids = positions.ptr<std::int32_t>(),
+                       .norm_weight = optional_floats(view_of(norm, name), name, head_dim)};
+  };
+  launch(active_table().rotary, RotaryParams{.q = heads(query, q_norm, "q_norm"),
+                                             .k = heads(key, k_norm, "k_norm"),
+                                             .dtype = query.dtype,
+                                             .head_dim = static_cast<int>(head_dim),
+                                             .rotary_dim = static_cast<int>(rotary_dim),
+                                             .is_interleaved = is_interleaved,
+                                             .cos = cosines.ptr<float>(),
+                                             .sin = sines.ptr<float>(),
+                                             .epsilon = epsilon});
+}
+
 void bind_attention(py::handle q, py::handle k, py::handle v, py::handle cu_seqlens_q, py::handle cu_seqlens_k,
                     std::int64_t max_seqlen_q, std::int64_t max_seqlen_k, bool is_causal, float softmax_scale,
-                    py::handle out) {
+                    std::int64_t window_left, std::int64_t window_right, float soft_cap, py::handle out) {
   const TensorView query = required_view(q, "q");
   const TensorView key = required_view(k, "k");
   const TensorView value = required_view(v, "v");
@@ -200,8 +223,7 @@ void bind_attention(py::handle q, py::handle k, py::handle v, py::handle cu_seql
   check_dtype(query, "q", {DType::kFloat32, DType::kBFloat16});
   ASSAY_CHECK(query.num_dims == 3, "q must be [num_tokens, num_heads, head_dim], got ", shape_string(query));
   const std::int64_t head_dim = query.shape[2];
-  ASSAY_CHECK(head_dim >= 8 && head_dim <= 256 && head_dim % 8 == 0,
-              "head_dim must be a multiple of 8 from 8 to 256, got ", head_dim);
+  check_head_dim(head_dim);
   check_heads(query, "q", query.dtype, head_dim);
   check_heads(key, "k", query.dtype, head_dim);
   check_heads(value, "v", query.dtype, head_dim);
@@ -217,8 +239,7 @@ void bind_attention(py::handle q, py::handle k, py::handle v, py::handle cu_seql
   ASSAY_CHECK(lengths_q.shape[0] == lengths_k.shape[0], "cu_seqlens_k must have ", lengths_q.shape[0], " entries, got ",
               lengths_k.shape[0]);
   ASSAY_CHECK(max_seqlen_q >= longest_q, "max_seqlen must be >= ", longest_q, ", got ", max_seqlen_q);
-  ASSAY_CHECK(std::isfinite(softmax_scale) && softmax_scale > 0, "softmax_scale must be finite and > 0, got ",
-              softmax_scale);
+  check_scores(softmax_scale, window_left, window_right, soft_cap);
   ASSAY_CHECK(max_seqlen_k >= longest_k, "max_seqlen_k must be >= ", longest_k, ", got ", max_seqlen_k);
   launch(active_table().attention, AttentionParams{.q = query.data,
                                                    .k = key.data,
@@ -237,6 +258,10 @@ void bind_attention(py::handle q, py::handle k, py::handle v, py::handle cu_seql
                                                    .head_dim = static_cast<int>(head_dim),
                                                    .softmax_scale = softmax_scale,
                                                    .is_causal = is_causal,
+                                                   .window_left = window_left,
+                                                   .window_right = window_right,
+                                                   .soft_cap = soft_cap,
+                                                   .query_positions = nullptr,
                                                    .out = target.data,
                                                    .out_stride = target.strides[0]});
 }
@@ -309,80 +334,6 @@ void bind_classifier_head(py::handle pooled, const PackedWeightPtr& dense, const
                               .num_rows = num_rows});
 }
 
-std::shared_ptr<EncoderLayerWeights> make_encoder_layer(PackedWeightPtr qkv, PackedWeightPtr attn_out,
-                                                        PackedWeightPtr mlp_up, PackedWeightPtr mlp_down,
-                                                        py::handle attn_norm_weight, py::handle attn_norm_bias,
-                                                        py::handle mlp_norm_weight, py::handle mlp_norm_bias,
-                                                        float epsilon, const std::string& activation, int num_heads,
-                                                        float softmax_scale) {
-  auto layer = std::make_shared<EncoderLayerWeights>(EncoderLayerWeights{
-      std::move(qkv), std::move(attn_out), std::move(mlp_up), std::move(mlp_down),
-      copy_floats(attn_norm_weight, "attn_norm_weight"), copy_floats(attn_norm_bias, "attn_norm_bias"),
-      copy_floats(mlp_norm_weight, "mlp_norm_weight"), copy_floats(mlp_norm_bias, "mlp_norm_bias"), epsilon,
-      by_name(kActivations, activation, "activation"), num_heads, softmax_scale});
-  layer->check();
-  ASSAY_CHECK(std::isfinite(softmax_scale) && softmax_scale > 0, "softmax_scale must be finite and > 0, got ",
-              softmax_scale);
-  const std::int64_t head_dim = layer->hidden_size() / num_heads;
-  ASSAY_CHECK(head_dim >= 8 && head_dim <= 256 && head_dim % 8 == 0,
-              "head_dim must be a multiple of 8 from 8 to 256, got ", head_dim);
-  return layer;
-}
-
-std::size_t bind_encoder_layer_workspace_size(const EncoderLayerWeights& layer, std::int64_t num_tokens,
-                                              std::int64_t num_seqs) {
-  EncoderLayerParams params = layer.params();
-  params.num_tokens = num_tokens;
-  params.num_seqs = num_seqs;
-  // With rows the space for their queries comes on top; without, the rows are all tokens. Room for both.
-  const std::size_t all = layer.qkv->table().encoder_layer_workspace_size(params);
-  static constexpr std::int32_t kRow = 0;
-  params.rows = &kRow;
-  const std::size_t rows = layer.qkv->table().encoder_layer_workspace_size(params);
-  return all > rows ? all : rows;
-}
-
-void bind_encoder_layer(py::handle hidden_states, py::handle cu_seqlens, std::int64_t max_seqlen,
-                        const EncoderLayerWeights& layer, py::handle workspace, py::handle rows, py::handle rows_out) {
-  const TensorView x = required_view(hidden_states, "hidden_states");
-  const TensorView lengths = required_view(cu_seqlens, "cu_seqlens");
-  const TensorView space = required_view(workspace, "workspace");
-  const TensorView wanted = view_of(rows, "rows");
-  const TensorView target = view_of(rows_out, "rows_out");
-  check_dtype(x, "hidden_states", {DType::kFloat32});
-  check_shape(x, "hidden_states", {kAnySize, layer.hidden_size()});
-  check_contiguous(x, "hidden_states");
-  const std::int64_t longest = check_cu_seqlens(lengths, "cu_seqlens", x.shape[0], !wanted.is_present());
-  ASSAY_CHECK(max_seqlen >= longest, "max_seqlen must be >= ", longest, ", got ", max_seqlen);
-  EncoderLayerParams params = layer.params();
-  params.hidden_states = x.ptr<float>();
-  params.cu_seqlens = lengths.ptr<std::int32_t>();
-  params.num_seqs = lengths.shape[0] - 1;
-  params.num_tokens = x.shape[0];
-  params.max_seqlen = max_seqlen;
-  if (wanted.is_present()) {
-    check_vector(wanted, "rows", DType::kInt32, params.num_seqs);
-    for (std::int64_t i = 0; i < params.num_seqs; ++i) {
-      const std::int32_t row = wanted.ptr<std::int32_t>()[i];
-      ASSAY_CHECK(row >= params.cu_seqlens[i] && row < params.cu_seqlens[i + 1], "rows[", i,
-                  "] must be a token of sequence ", i, ", got ", row);
-    }
-    ASSAY_CHECK(target.is_present(), "rows_out must be given with rows");
-    check_dtype(target, "rows_out", {DType::kFloat32});
-    check_shape(target, "rows_out", {params.num_seqs, layer.hidden_size()});
-    check_contiguous(target, "rows_out");
-    params.rows = wanted.ptr<std::int32_t>();
-    params.rows_out = target.ptr<float>();
-  }
-  const std::size_t needed = layer.qkv->table().encoder_layer_workspace_size(params);
-  check_dtype(space, "workspace", {DType::kUInt8});
-  ASSAY_CHECK(static_cast<std::size_t>(space.numel()) >= needed, "workspace must have ", needed, " bytes, got ",
-              space.numel());
-  ASSAY_CHECK(reinterpret_cast<std::uintptr_t>(space.data) % 64 == 0, "workspace must be 64-byte aligned");
-  params.workspace = space.data;
-  launch(layer.qkv->table().encoder_layer, params);
-}
-
 // Operations a second that the threads reach on registers alone.
 double peak_flops(const std::string& arithmetic, double seconds) {
   const Arithmetic kind = by_name(kArithmetics, arithmetic, "arithmetic");
@@ -425,27 +376,28 @@ PYBIND11_MODULE(_cpu, m) {
              return std::const_pointer_cast<PackedWeight>(make_packed_weight(weight, bias, arithmetic));
            }),
            py::arg("weight"), py::arg("bias"), py::arg("arithmetic"))
+      .def_static(
+          "gated",
+          [](py::handle gate, py::handle up, py::handle gate_bias, py::handle up_bias, const std::string& arithmetic) {
+            return std::const_pointer_cast<PackedWeight>(make_gated_weight(gate, up, gate_bias, up_bias, arithmetic));
+          },
+          py::arg("gate"), py::arg("up"), py::arg("gate_bias"), py::arg("up_bias"), py::arg("arithmetic"))
+      .def_property_readonly("is_gated", &PackedWeight::is_gated)
       .def_property_readonly("out_features", &PackedWeight::out_features)
       .def_property_readonly("in_features", &PackedWeight::in_features)
       .def_property_readonly("size_bytes", &PackedWeight::size_bytes)
       .def_property_readonly("isa", [](const PackedWeight& w) { return isa_name(w.table().isa); })
       .def_property_readonly("arithmetic_name", &PackedWeight::arithmetic_name);
-  py::class_<EncoderLayerWeights, std::shared_ptr<EncoderLayerWeights>>(m, "EncoderLayer")
-      .def(py::init(&make_encoder_layer), py::arg("qkv"), py::arg("attn_out"), py::arg("mlp_up"), py::arg("mlp_down"),
-           py::arg("attn_norm_weight"), py::arg("attn_norm_bias"), py::arg("mlp_norm_weight"), py::arg("mlp_norm_bias"),
-           py::arg("epsilon"), py::arg("activation"), py::arg("num_heads"), py::arg("softmax_scale"))
-      .def_property_readonly("hidden_size", &EncoderLayerWeights::hidden_size)
-      .def_property_readonly("arithmetic_name",
-                             [](const EncoderLayerWeights& layer) { return layer.qkv->arithmetic_name(); });
+  bind_layers(m);
 
   m.def("linear", &bind_linear);
   m.def("embed", &bind_embed);
   m.def("layer_norm", &bind_layer_norm);
+  m.def("rms_norm", &bind_rms_norm);
+  m.def("rotary", &bind_rotary);
   m.def("attention_varlen", &bind_attention);
   m.def("pool", &bind_pool);
   m.def("classifier_head", &bind_classifier_head);
-  m.def("encoder_layer", &bind_encoder_layer);
-  m.def("encoder_layer_workspace_size", &bind_encoder_layer_workspace_size);
 
   m.def("available_isas", [] { return isa_names(false); }, "Paths this machine can run, slowest first.");
   m.def("testable_isas", [] { return isa_names(true); }, "available_isas and the emulated AMX path.");

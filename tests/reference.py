@@ -48,7 +48,9 @@ def fixed_point(x: Tensor) -> Tensor:
     depth = x.shape[1]
     runs = torch.nn.functional.pad(x, (0, -depth % 128)).unflatten(1, (-1, 128))
     largest = runs.abs().amax(-1, keepdim=True)
-    integers = (runs * (torch.full_like(largest, 4095.0) / largest)).nan_to_num().round()  # a number / tensor rounds twice
+    integers = (
+        (runs * (torch.full_like(largest, 4095.0) / largest)).nan_to_num().round()
+    )  # a number / tensor rounds twice
     return (integers * (largest / 4095)).flatten(1)[:, :depth]
 
 
@@ -81,6 +83,22 @@ def layer_norm(
     centered = x - x.mean(-1, keepdim=True)
     normed = centered / (centered.square().mean(-1, keepdim=True) + epsilon).sqrt()
     return normed * weight if bias is None else normed * weight + bias
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """x [..., size], weight [size]."""
+    return x * (x.square().mean(-1, keepdim=True) + epsilon).rsqrt() * weight
+
+
+def rotary(x: Tensor, cos: Tensor, sin: Tensor, position_ids: Tensor, is_interleaved: bool) -> Tensor:
+    """x [num_tokens, num_heads, head_dim]; cos and sin [num_positions, rotary_dim / 2]."""
+    half = cos.shape[1]
+    angle_cos, angle_sin = cos[position_ids.long()][:, None], sin[position_ids.long()][:, None]
+    turned, rest = x[..., : 2 * half], x[..., 2 * half :]
+    a, b = (turned[..., ::2], turned[..., 1::2]) if is_interleaved else turned.split(half, dim=-1)
+    parts = a * angle_cos - b * angle_sin, b * angle_cos + a * angle_sin
+    turned = torch.stack(parts, -1).flatten(-2) if is_interleaved else torch.cat(parts, -1)
+    return torch.cat([turned, rest], -1)
 
 
 def embed(ids: list[Tensor], tables: list[Tensor]) -> Tensor:

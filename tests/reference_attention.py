@@ -20,6 +20,8 @@ def attention(
     *,
     is_causal: bool = False,
     softmax_scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+    soft_cap: float = 0.0,
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
     """q [num_tokens, num_heads, head_dim], k, v [num_k_tokens, num_kv_heads, head_dim] -> the shape of q, in dtype."""
@@ -33,9 +35,17 @@ def attention(
         queries = q[q_start:q_stop].to(dtype).transpose(0, 1)
         keys, values = (x[k_start:k_stop].to(dtype).repeat_interleave(group, dim=1).transpose(0, 1) for x in (k, v))
         scores = queries @ keys.transpose(1, 2) * scale
-        if is_causal:
-            last_visible = torch.arange(q_stop - q_start)[:, None] + (k_stop - k_start) - (q_stop - q_start)
-            scores = scores.masked_fill(torch.arange(k_stop - k_start) > last_visible, -math.inf)
+        if soft_cap > 0:
+            scores = soft_cap * torch.tanh(scores / soft_cap)
+        position = torch.arange(q_stop - q_start)[:, None] + (k_stop - k_start) - (q_stop - q_start)
+        key = torch.arange(k_stop - k_start)
+        is_hidden = (key > position) if is_causal else torch.zeros(scores.shape[1:], dtype=torch.bool)
+        left, right = window_size
+        if left >= 0:
+            is_hidden = is_hidden | (key < position - left)
+        if right >= 0:
+            is_hidden = is_hidden | (key > position + right)
+        scores = scores.masked_fill(is_hidden, -math.inf)
         # A row that sees no key has only -inf scores, whose softmax is NaN: its output is zero.
         probs = scores.softmax(-1).masked_fill(scores.isneginf().all(-1, keepdim=True), 0)
         out[q_start:q_stop] = (probs @ values).transpose(0, 1)

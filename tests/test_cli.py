@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 import tiny_models
+import tiny_rerankers
 from assay.cli import main
 from assay.cli.app import JSON_OPTIONS
 from assay.dotted_options import fold_dotted_options
@@ -296,3 +298,89 @@ def test_module_runs_as_a_program() -> None:
         assert command in result.stdout
     version = subprocess.run([sys.executable, "-m", "assay", "--version"], capture_output=True, text=True, check=False)
     assert version.returncode == 0 and version.stdout.startswith("assay ")
+
+
+# ---- language models: recipes, templates, conversations ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_rerankers.make(tmp_path_factory.mktemp("qwen3"), "qwen3-reranker")
+
+
+def test_rerank_takes_a_template_and_an_instruction(assay: Any, qwen3: Path, tmp_path: Path) -> None:
+    from assay import LLM
+
+    with LLM(qwen3) as llm:
+        task, mine = "Find rooms", "{{ messages[0].content }}: {{ messages[1].content }}{{ mark }}"
+        calls: list[tuple[list[str], dict[str, Any]]] = [
+            ([], {}),
+            (["--instruction", task], {"instruction": task}),
+            (["--chat-template-kwargs", '{"instruct": "Find rooms"}'], {"instruction": task}),
+            (["--chat-template-kwargs.instruct", task], {"instruction": task}),
+            (
+                ["--chat-template", mine, "--chat_template_kwargs.mark", "!"],
+                {"chat_template": mine, "chat_template_kwargs": {"mark": "!"}},
+            ),
+            (["--chat-template", "mxbai_rerank_v2.jinja"], {"chat_template": "mxbai_rerank_v2.jinja"}),
+        ]
+        for options, keywords in calls:
+            result = assay("score", "-m", qwen3, "--json", "-q", *options, "good food", *TEXTS)
+            assert result.code == 0, result.err
+            expected = [output.outputs.score for output in llm.score("good food", TEXTS, use_tqdm=False, **keywords)]
+            assert [record["score"] for record in result.records] == expected
+    overrides = '{"architectures": ["Qwen3ForSequenceClassification"],"classifier_from_token": ["no", "yes"],'
+    overrides += '"is_original_qwen3_reranker": true}'
+    first = assay("rerank", "-m", qwen3, "--json", "-q", "--query", "good food", *TEXTS)
+    second = assay("rerank", "-m", qwen3, "--json", "-q", "--hf_overrides", overrides, "--query", "good food", *TEXTS)
+    assert first.code == second.code == 0 and first.records == second.records
+
+
+def test_check_tells_recipe_conversion_and_template(assay: Any, qwen3: Path, classifier: Path, tmp_path: Path) -> None:
+    (report,) = assay("check", qwen3, "--json").records
+    assert report["supported"] and report["architecture"] == "Qwen3ForSequenceClassification"
+    assert (report["conversion"], report["label_tokens"]) == ("from_2_way_softmax", ["no", "yes"])
+    assert (report["recipe"], report["template"]) == ("qwen3-reranker", "qwen3_reranker.jinja")
+    assert report["recipe_source"] == "its architecture, tokenizer and name"
+    shown = assay("check", qwen3).out
+    assert "qwen3_reranker.jinja" in shown and "label tokens" in shown
+    overrides = '{"classifier_from_token": ["0"], "method": "no_post_processing"}'
+    (report,) = assay("check", qwen3, "--json", "--hf-overrides", overrides).records
+    assert (report["recipe"], report["template"]) == (None, "none: the two texts are joined as they are")
+    assert any("pass a chat template" in note for note in report["notes"])
+    (report,) = assay("check", qwen3, "--json", "--convert", "embed").records
+    assert report["tasks"][0] == "embed" and report["template"] is None
+    (report,) = assay("check", classifier, "--json").records
+    assert report["recipe"] is report["conversion"] is None
+
+
+def test_a_language_model_that_cannot_score_says_what_is_missing(assay: Any, qwen3: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(qwen3, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": config["vocab_size"] + 1}))
+    result = assay("check", folder)
+    assert result.code == 1 and "set classifier_from_token and method in hf_overrides" in " ".join(result.out.split())
+    result = assay("score", "-m", folder, "a", "b")
+    assert result.code == 1 and "Qwen3ForCausalLM is a language model with no classification head" in result.err
+
+
+def test_classify_takes_conversations(assay: Any, classifier: Path, tmp_path: Path) -> None:
+    chats = [[{"role": "user", "content": text}] for text in TEXTS]
+    path = tmp_path / "chats.jsonl"
+    path.write_text("\n".join(json.dumps({"id": index, "messages": chat}) for index, chat in enumerate(chats)))
+    template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    result = assay("classify", "-m", classifier, "--json", "-q", "--chat-template", template, path)
+    assert result.code == 0, result.err
+    assert [record["messages"] for record in result.records] == chats
+    plain = assay("classify", "-m", classifier, "--json", "-q", *TEXTS)
+    sizes = [record["num_tokens"] for record in plain.records]
+    assert [record["num_tokens"] for record in result.records] == [size - 2 for size in sizes]
+    table = assay("classify", "-m", classifier, "-q", "--chat-template", template, path)
+    assert table.code == 0 and "not bad" in table.out
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text(json.dumps({"text": "a"}) + "\n" + json.dumps({"messages": chats[0]}))
+    assert assay("classify", "-m", classifier, mixed).code == 2
+    mixed.write_text(json.dumps({"messages": "hello"}))
+    result = assay("classify", "-m", classifier, mixed)
+    assert result.code == 2 and "field 'messages' must be a list of objects" in result.err

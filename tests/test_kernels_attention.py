@@ -1,9 +1,11 @@
-"""`attention_varlen` against float64: ragged, causal, grouped, cross lengths, every ISA; bitwise batch invariance."""
+"""`attention_varlen` against float64: ragged, causal, grouped, cross lengths, windows, soft caps, every ISA; bitwise
+batch invariance.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -25,6 +27,8 @@ LENGTHS = [
     [700],
     [1, 1100, 2],
 ]
+UNLIMITED = (-1, -1)
+WINDOWS = [(0, 0), (8, 8), (31, 0), (64, -1), (-1, 5), (255, 256), (2000, 2000)]  # 256 is a tile, 32 a step in it
 DTYPES = [torch.float32, torch.bfloat16]
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
 causal = pytest.mark.parametrize("is_causal", [False, True], ids=["bidirectional", "causal"])
@@ -60,7 +64,13 @@ def longest(cu_seqlens: Tensor) -> int:
     return int(cu_seqlens.diff().max()) if cu_seqlens.numel() > 1 else 0
 
 
-def run(case: Case, is_causal: bool = False, softmax_scale: float | None = None) -> Tensor:
+def run(
+    case: Case,
+    is_causal: bool = False,
+    softmax_scale: float | None = None,
+    window_size: tuple[int, int] = UNLIMITED,
+    soft_cap: float = 0.0,
+) -> Tensor:
     """The kernel's answer, written over NaN."""
     return ops.attention_varlen(
         case.q,
@@ -72,16 +82,18 @@ def run(case: Case, is_causal: bool = False, softmax_scale: float | None = None)
         max_seqlen_k=longest(case.cu_seqlens_k),
         is_causal=is_causal,
         softmax_scale=softmax_scale,
+        window_size=window_size,
+        soft_cap=soft_cap,
         out=torch.full(case.q.shape, float("nan"), dtype=case.q.dtype),
     )
 
 
-def check(case: Case, is_causal: bool = False, softmax_scale: float | None = None) -> None:
+def check(case: Case, is_causal: bool = False, **settings: Any) -> None:
     """Within twice the error of the plain form in the same dtype, plus the rounding floor."""
     dtype = case.q.dtype
-    exact = reference_attention.attention(*case, is_causal=is_causal, softmax_scale=softmax_scale)
-    base = reference_attention.attention(*case, is_causal=is_causal, softmax_scale=softmax_scale, dtype=dtype)
-    error = reference.max_err(run(case, is_causal, softmax_scale), exact)
+    exact = reference_attention.attention(*case, is_causal=is_causal, **settings)
+    base = reference_attention.attention(*case, is_causal=is_causal, dtype=dtype, **settings)
+    error = reference.max_err(run(case, is_causal, **settings), exact)
     depth = case.q.shape[2] + longest(case.cu_seqlens_k)  # a score sums over head_dim, an output over keys
     assert error <= reference.budget(base, exact, depth)
 
@@ -221,3 +233,79 @@ def test_attention_refuses_a_wrong_scale(scale: float) -> None:
     q = torch.zeros(3, 1, 8)
     with pytest.raises(ValueError, match="softmax_scale must be finite and > 0"):
         ops.attention_varlen(q, q, q, torch.tensor([0, 3], dtype=torch.int32), 3, softmax_scale=scale)
+
+
+@dtypes
+@causal
+@pytest.mark.parametrize("window_size", WINDOWS, ids=str)
+def test_attention_slides_a_window(isa: str, window_size: tuple[int, int], is_causal: bool, dtype: torch.dtype) -> None:
+    """Around the window's edges, the tiles of 256 keys and the steps of 32 in which keys before it are skipped."""
+    check(make_case([0, 1, 7, 9, 33, 64, 300], dtype), is_causal, window_size=window_size)
+    check(make_case([700], dtype, num_heads=1), is_causal, window_size=window_size)
+
+
+@causal
+@pytest.mark.parametrize("window_size", [(0, 0), (8, 3), (40, -1), (-1, 2)], ids=str)
+def test_attention_windows_take_other_key_lengths(isa: str, window_size: tuple[int, int], is_causal: bool) -> None:
+    """Queries stand at the last keys; those that stand before the first key may see none."""
+    check(make_case([20, 20, 5, 0, 1, 40], lengths_k=[9, 33, 0, 4, 600, 2]), is_causal, window_size=window_size)
+
+
+def test_attention_window_of_one_key_copies_its_value(isa: str) -> None:
+    case = make_case([3, 70])
+    # One weight, divided by itself: two roundings of the value.
+    assert torch.allclose(run(case, window_size=(0, 0)), case.v, rtol=2.0**-22, atol=0)
+
+
+def test_attention_window_as_long_as_the_sequence_changes_nothing(isa: str) -> None:
+    case = make_case([300, 40])
+    for is_causal in (False, True):
+        assert torch.equal(run(case, is_causal, window_size=(299, 299)), run(case, is_causal))
+    assert torch.equal(run(case, window_size=(-1, 0)), run(case, is_causal=True))
+
+
+@dtypes
+@causal
+@pytest.mark.parametrize("soft_cap", [0.5, 20.0, 1e4])
+def test_attention_caps_scores(isa: str, soft_cap: float, is_causal: bool, dtype: torch.dtype) -> None:
+    check(make_case([17, 1, 300], dtype), is_causal, soft_cap=soft_cap, softmax_scale=1.5)
+    check(make_case([290], dtype), is_causal, soft_cap=soft_cap, window_size=(30, 30))
+
+
+@dtypes
+@causal
+def test_attention_with_window_and_cap_is_batch_invariant(
+    isa: str, is_causal: bool, dtype: torch.dtype, restore_threads: None
+) -> None:
+    lengths = [97, 1, 0, 33, 600, 29]
+    case = make_case(lengths, dtype, 40, 4, 2)
+    pieces = [x.split(lengths) for x in (case.q, case.k, case.v)]
+    settings: dict[str, Any] = {"is_causal": is_causal, "window_size": (50, 20), "soft_cap": 5.0}
+    ops.set_num_threads(1)
+    whole = run(case, **settings).split(lengths)
+    for threads in (1, 2):
+        ops.set_num_threads(threads)
+        for i, length in enumerate(lengths):
+            offsets = reference.cu_seqlens([length])
+            alone = Case(pieces[0][i], pieces[1][i], pieces[2][i], offsets, offsets)
+            assert torch.equal(run(alone, **settings), whole[i])
+
+
+@dtypes
+def test_attention_of_the_last_queries_equals_all_in_a_window(isa: str, dtype: torch.dtype) -> None:
+    """The same row at another place of its block, whose window begins elsewhere."""
+    case = make_case([600], dtype)
+    whole = run(case, window_size=(40, 3))
+    for count in (1, 2, 5, 13, 30, 301):
+        last = case._replace(q=case.q[-count:], cu_seqlens=reference.cu_seqlens([count]))
+        assert torch.equal(run(last, window_size=(40, 3)), whole[-count:])
+
+
+def test_attention_refuses_wrong_windows_and_caps() -> None:
+    case = make_case([3])
+    for window_size, text in [((-2, 0), r"\(-2, 0\)"), ((0, -7), r"\(0, -7\)")]:
+        with pytest.raises(ValueError, match=f"window_size must be two numbers >= -1, got {text}"):
+            run(case, window_size=window_size)
+    for soft_cap in (-1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="soft_cap must be finite and >= 0"):
+            run(case, soft_cap=soft_cap)

@@ -1,4 +1,4 @@
-"""`layer_norm` against float64: odd sizes, residuals, aliasing, offsets; bitwise batch invariance."""
+"""`layer_norm` and `rms_norm` against float64: odd sizes, residuals, aliasing, offsets; bitwise batch invariance."""
 
 from __future__ import annotations
 
@@ -108,3 +108,55 @@ def test_layer_norm_refuses_wrong_arguments() -> None:
         ops.layer_norm(torch.zeros(32, 4).T, weight, bias, 1e-5, out=torch.empty(4, 32))
     with pytest.raises(ValueError, match=r"hidden_states must be .*, got torch.float64"):
         ops.layer_norm(x.double(), weight, bias, 1e-5)
+
+
+@pytest.mark.parametrize(("num_rows", "hidden_size"), SHAPES)
+def test_rms_norm_matches_float64(isa: str, num_rows: int, hidden_size: int) -> None:
+    x, _, weight, _ = make_case(num_rows, hidden_size)
+    out = reference.poisoned(num_rows, hidden_size)
+    assert ops.rms_norm(x, weight, 1e-6, out=out) is out
+    exact = reference.rms_norm(*doubles(x, weight), 1e-6)
+    base = reference.rms_norm(x, weight, 1e-6)
+    assert reference.max_err(out, exact) <= reference.budget(base, exact)
+
+
+def test_rms_norm_uses_epsilon(isa: str) -> None:
+    x, _, weight, _ = make_case(3, 70)
+    exact = reference.rms_norm(*doubles(x * 1e-4, weight), 1e-5)
+    assert reference.max_err(ops.rms_norm(x * 1e-4, weight, 1e-5), exact) <= 1e-7
+    assert torch.equal(ops.rms_norm(torch.zeros(2, 9), torch.ones(9), 1e-6), torch.zeros(2, 9))
+
+
+@pytest.mark.parametrize("hidden_size", [100, 384])
+def test_rms_norm_is_batch_invariant_and_works_in_place(isa: str, hidden_size: int, restore_threads: None) -> None:
+    x, _, weight, _ = make_case(300, hidden_size)
+    ops.set_num_threads(1)
+    whole = ops.rms_norm(x, weight, 1e-6)
+    for threads in (1, 2):
+        ops.set_num_threads(threads)
+        buffer = x.clone()
+        ops.rms_norm(buffer, weight, 1e-6, out=buffer)
+        assert torch.equal(buffer, whole)
+        for first, last in [(0, 1), (7, 8), (3, 20)]:
+            assert torch.equal(ops.rms_norm(x[first:last], weight, 1e-6), whole[first:last])
+
+
+def test_rms_norm_keeps_a_bad_row_to_itself(isa: str) -> None:
+    x, _, weight, _ = make_case(4, 75)
+    clean = ops.rms_norm(x, weight, 1e-5)
+    x[1, 3] = float("nan")
+    out = ops.rms_norm(x, weight, 1e-5)
+    assert out[1].isnan().all()
+    assert torch.equal(out[[0, 2, 3]], clean[[0, 2, 3]])
+
+
+def test_rms_norm_refuses_wrong_arguments() -> None:
+    x, _, weight, _ = make_case(4, 32)
+    with pytest.raises(ValueError, match=r"weight must have shape \[32\], got \[31\]"):
+        ops.rms_norm(x, weight[:31], 1e-5)
+    with pytest.raises(ValueError, match="hidden_states must be float32, got bfloat16"):
+        ops.rms_norm(x.bfloat16(), weight, 1e-5)
+    with pytest.raises(ValueError, match=r"out must have shape \[4, 32\], got \[3, 32\]"):
+        ops.rms_norm(x, weight, 1e-5, out=torch.empty(3, 32))
+    with pytest.raises(ValueError, match="hidden_states must be contiguous, got stride 64 in dimension 0"):
+        ops.rms_norm(torch.zeros(4, 64)[:, :32], weight, 1e-5, out=torch.empty(4, 32))

@@ -47,6 +47,7 @@ RANKS = {
     "rendering": 4,
     "text_limits": 4,
     "models": 5,
+    "steps": 5,
     "templated": 5,
     "engine": 6,
     "doctor": 7,

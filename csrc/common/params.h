@@ -15,10 +15,22 @@ struct PackedWeightView {
   std::int64_t in_features;
   Arithmetic arithmetic;
   int isa_idx;
+  // Two matrices in one, gate and up: a product is activation(x gate^T + b) * (x up^T + c), and bias is [2,
+  // out_features].
+  bool is_gated = false;
+};
+
+// A norm over a row of hidden_size; weight nullptr = no norm.
+struct NormView {
+  NormKind kind = NormKind::kLayer;
+  const float* weight = nullptr;  // [hidden_size]
+  const float* bias = nullptr;    // [hidden_size] or nullptr; always nullptr for kRms
+  float epsilon = 0.0f;
 };
 
 struct PackWeightParams {
-  const void* weight;  // [out_features, in_features] row-major, contiguous
+  const void* weight;  // [out_features, in_features] row-major, contiguous; the gate of a gated weight
+  const void* up;      // the other matrix of a gated weight, of the same shape, or nullptr
   DType weight_dtype;  // kFloat32 or kBFloat16
   std::int64_t out_features;
   std::int64_t in_features;
@@ -26,7 +38,7 @@ struct PackWeightParams {
   void* packed;  // 64-byte aligned, packed_weight_size bytes, zeroed
 };
 
-// out = activation(x @ weight^T + bias) + residual
+// out = activation(x @ weight^T + bias) + residual; x is normalised first where input_norm has a weight.
 struct LinearParams {
   const void* x;  // [num_tokens, in_features] float32 or bfloat16
   DType x_dtype;
@@ -39,6 +51,7 @@ struct LinearParams {
   DType out_dtype;
   std::int64_t out_stride;
   std::int64_t num_tokens;
+  NormView input_norm = {};  // over in_features; x is then float32
 };
 
 // out = layer_norm(sum of the present tables' rows); a table that is absent is nullptr.
@@ -72,7 +85,42 @@ struct LayerNormParams {
   std::int64_t hidden_size;
 };
 
+// out = x / sqrt(mean(x^2) + epsilon) * weight
+struct RmsNormParams {
+  const float* x;       // [num_rows, hidden_size]
+  const float* weight;  // [hidden_size]
+  float epsilon;
+  float* out;  // [num_rows, hidden_size]; may alias x
+  std::int64_t num_rows;
+  std::int64_t hidden_size;
+};
+
+// Heads to normalise and rotate in place: q or k inside a buffer of any token stride.
+struct RotaryHeads {
+  void* data;  // [num_tokens, num_heads, head_dim]
+  std::int64_t stride;
+  std::int64_t num_tokens;
+  int num_heads;
+  const std::int32_t* position_ids;  // [num_tokens] rows of cos and sin; unread where rotary_dim is 0
+  const float* norm_weight;          // [head_dim] RMSNorm before the rotation, or nullptr
+};
+
+// Turns the first rotary_dim of every head by its position's angles: pair i is (i, i + rotary_dim / 2), or
+// (2 i, 2 i + 1) where interleaved.
+struct RotaryParams {
+  RotaryHeads q;
+  RotaryHeads k;
+  DType dtype;  // kFloat32 or kBFloat16; arithmetic is float32
+  int head_dim;
+  int rotary_dim;
+  bool is_interleaved;
+  const float* cos;  // [num_positions, rotary_dim / 2]
+  const float* sin;  // [num_positions, rotary_dim / 2]
+  float epsilon;     // of the norms
+};
+
 // Softmax(q k^T * softmax_scale) v per sequence and head. Grouped queries: num_heads % num_kv_heads == 0.
+// A query at position p of its keys sees keys p - window_left to p + window_right; is_causal: none after p.
 struct AttentionParams {
   const void* q;  // [num_q_tokens, num_heads, head_dim]; token stride q_stride, head stride head_dim
   const void* k;  // [num_k_tokens, num_kv_heads, head_dim]
@@ -90,8 +138,13 @@ struct AttentionParams {
   int num_kv_heads;
   int head_dim;
   float softmax_scale;
-  bool is_causal;  // query i of a sequence sees keys j <= i + (seqlen_k - seqlen_q)
-  void* out;       // [num_q_tokens, num_heads, head_dim]
+  bool is_causal;
+  std::int64_t window_left;   // -1 = unlimited
+  std::int64_t window_right;  // -1 = unlimited
+  float soft_cap;             // scores = soft_cap * tanh(scores / soft_cap) before the mask; 0 = none
+  // Position of each sequence's first query among its keys; nullptr: seqlen_k - seqlen_q, the last queries.
+  const std::int32_t* query_positions;  // [num_seqs]
+  void* out;                            // [num_q_tokens, num_heads, head_dim]
   std::int64_t out_stride;
 };
 
@@ -120,31 +173,50 @@ struct ClassifierHeadParams {
   std::int64_t num_rows;
 };
 
-// One post-LayerNorm transformer block (BERT and its kin), in place on hidden_states.
-struct EncoderLayerParams {
+// One transformer block, in place on hidden_states; a norm without a weight is not there:
+//
+//   h = attn_in_norm(x); q, k, v = h qkv^T; q, k = rotary(q_norm(q), k_norm(k)); a = attention(q, k, v) attn_out^T
+//   x = attn_residual_norm(x + attn_out_norm(a))
+//   h = mlp_in_norm(x); m = activation(h mlp_up^T) mlp_down^T
+//   x = mlp_residual_norm(x + mlp_out_norm(m))
+struct TransformerLayerParams {
   float* hidden_states;            // [num_tokens, hidden_size] float32, in and out
   const std::int32_t* cu_seqlens;  // [num_seqs + 1]
   std::int64_t num_seqs;
   std::int64_t num_tokens;
   std::int64_t max_seqlen;
-  PackedWeightView qkv;       // [3 * hidden_size, hidden_size]
-  PackedWeightView attn_out;  // [hidden_size, hidden_size]
-  PackedWeightView mlp_up;    // [intermediate_size, hidden_size]
+  PackedWeightView qkv;       // [(num_heads + 2 * num_kv_heads) * head_dim, hidden_size]
+  PackedWeightView attn_out;  // [hidden_size, num_heads * head_dim]
+  PackedWeightView mlp_up;    // [intermediate_size, hidden_size]; may be gated
   PackedWeightView mlp_down;  // [hidden_size, intermediate_size]
-  const float* attn_norm_weight;
-  const float* attn_norm_bias;
-  const float* mlp_norm_weight;
-  const float* mlp_norm_bias;
-  float epsilon;
+  NormView attn_in_norm;
+  NormView attn_out_norm;
+  NormView attn_residual_norm;
+  NormView mlp_in_norm;
+  NormView mlp_out_norm;
+  NormView mlp_residual_norm;
+  const float* q_norm_weight;  // [head_dim] RMSNorm per head, or nullptr
+  const float* k_norm_weight;
+  float epsilon;  // of q_norm and k_norm
   Activation activation;
   int num_heads;
+  int num_kv_heads;
   int head_dim;
   float softmax_scale;
+  bool is_causal;
+  std::int64_t window_left;  // as in AttentionParams
+  std::int64_t window_right;
+  float soft_cap;
+  int rotary_dim;  // 0 = none: the next three are then unread
+  bool is_rotary_interleaved;
+  const float* cos;  // [num_positions, rotary_dim / 2]
+  const float* sin;
+  const std::int32_t* position_ids;  // [num_tokens]
   // Rows whose output is wanted, or nullptr for all. With rows, only their output is computed, into
   // rows_out; hidden_states is then left untouched. One row per sequence, row i inside sequence i.
   const std::int32_t* rows;  // [num_seqs] token indices
   float* rows_out;           // [num_seqs, hidden_size]
-  void* workspace;           // encoder_layer_workspace_size bytes, 64-byte aligned
+  void* workspace;           // transformer_layer_workspace_size bytes, 64-byte aligned
 };
 
 }  // namespace assay

@@ -15,6 +15,9 @@ enum class Activation : int { kNone, kGeluErf, kGeluTanh, kRelu, kSilu, kTanh };
 // What turns a row of logits into scores.
 enum class HeadActivation : std::uint8_t { kIdentity = 0, kSigmoid = 1, kSoftmax = 2 };
 
+// layer: (x - mean) / sqrt(variance + epsilon) * weight + bias. rms: x / sqrt(mean(x^2) + epsilon) * weight.
+enum class NormKind : int { kLayer, kRms };
+
 enum class Pooling : int { kCls, kLastToken, kMean };
 
 // Arithmetic of a packed weight. kFloat32: float32-accurate (FMA, or three bf16 tile products on AMX).

@@ -16,6 +16,9 @@
 // Keys whose scores are kept at once. One tile for nearly every input of an encoder.
 constexpr std::int64_t kKeyTile = 256;
 static_assert(kKeyTile % kPanelCols == 0);
+// Keys before a window are skipped in steps that keep panels, row blocks and pairs whole, and every key in its lane.
+constexpr std::int64_t kKeyStep = 32;
+static_assert(kKeyTile % kKeyStep == 0 && kKeyStep % kPanelCols == 0 && kKeyStep % (2 * kBlockUnits) == 0);
 
 // Sizes in floats of a thread's scratch, and where each part starts. Every part is a multiple of 64 bytes.
 template <typename Operand>
@@ -48,12 +51,25 @@ struct AttentionSequence {
   std::int64_t seqlen_q;
   std::int64_t k_start;
   std::int64_t seqlen_k;
+  std::int64_t q_position;  // of query 0 among the keys
 };
 
 inline AttentionSequence attention_sequence(const AttentionParams& p, std::int64_t seq) {
   const std::int64_t q_start = p.cu_seqlens_q[seq];
   const std::int64_t k_start = p.cu_seqlens_k[seq];
-  return {q_start, p.cu_seqlens_q[seq + 1] - q_start, k_start, p.cu_seqlens_k[seq + 1] - k_start};
+  const std::int64_t seqlen_q = p.cu_seqlens_q[seq + 1] - q_start;
+  const std::int64_t seqlen_k = p.cu_seqlens_k[seq + 1] - k_start;
+  return {q_start, seqlen_q, k_start, seqlen_k,
+          p.query_positions == nullptr ? seqlen_k - seqlen_q : p.query_positions[seq]};
+}
+
+// The keys that query `row` of a sequence sees: from first_key to before last_key. Neither falls from row to row.
+inline std::int64_t first_key(const AttentionParams& p, const AttentionSequence& sequence, std::int64_t row) {
+  return p.window_left < 0 ? 0 : max_of(0, sequence.q_position + row - p.window_left);
+}
+inline std::int64_t last_key(const AttentionParams& p, const AttentionSequence& sequence, std::int64_t row) {
+  const std::int64_t right = p.is_causal ? 0 : p.window_right;
+  return right < 0 ? sequence.seqlen_k : min_of(sequence.seqlen_k, sequence.q_position + row + right + 1);
 }
 
 // Rows [begin, end) of a strided matrix on their way into L2, or into L1 to be written. Rows of one head lie in
@@ -101,12 +117,9 @@ void attend_rows(const AttentionParams& p, const AttentionScratch<Operand>& size
   using Step = typename Operand::Step;
   const std::int64_t token = sequence.q_start + row0;
   const std::int64_t sums_stride = sizes.head_panels * kPanelCols;
-  const auto num_visible = [&](std::int64_t row) {
-    if (!p.is_causal) return sequence.seqlen_k;
-    return min_of(sequence.seqlen_k, row + 1 + sequence.seqlen_k - sequence.seqlen_q);
-  };
-  const std::int64_t num_keys = num_visible(row0 + num_rows - 1);
-  if (num_keys <= 0) return store_attention_rows<Operand>(p, nullptr, 0, nullptr, token, head, num_rows);
+  const std::int64_t first = first_key(p, sequence, row0);
+  const std::int64_t last = last_key(p, sequence, row0 + num_rows - 1);
+  if (last <= first) return store_attention_rows<Operand>(p, nullptr, 0, nullptr, token, head, num_rows);
 
   const Element* q = static_cast<const Element*>(p.q) + token * p.q_stride + head * p.head_dim;
   const Element* out = static_cast<const Element*>(p.out) + token * p.out_stride + head * p.head_dim;
@@ -114,25 +127,37 @@ void attend_rows(const AttentionParams& p, const AttentionScratch<Operand>& size
   pack_queries<Operand>(q, p.q_stride, num_rows, sizes.num_units, scratch);
   float* scores = scratch + sizes.scores;
   float* sums = scratch + sizes.sums;
+  const float scale_log2 = p.soft_cap > 0 ? kLog2e : p.softmax_scale * kLog2e;
   SoftmaxState state;
-  for (std::int64_t tile = 0; tile < num_keys; tile += kKeyTile) {
-    const std::int64_t tile_keys = min_of(kKeyTile, num_keys - tile);
+  // The first tile begins where the window of the first row does. What it leaves out has weight 0 in every row of the
+  // block, so a row's bits do not depend on the rows beside it.
+  bool is_first = true;
+  for (std::int64_t tile = first / kKeyStep * kKeyStep; tile < last;) {
+    const std::int64_t tile_end = min_of((tile / kKeyTile + 1) * kKeyTile, last);
+    const std::int64_t tile_keys = tile_end - tile;
     for (std::int64_t key = 0; key < tile_keys; key += kPanelCols) {
       const float* panel = scratch + sizes.keys + (tile + key) / kPanelCols * sizes.key_panel_floats;
       product<Step>(
           {scratch, panel, sizes.num_units, nullptr, scores + block_offset(key), kBlockUnits, kBlockVecStride},
           num_rows, tile_keys - key);
     }
+    if (p.soft_cap > 0) cap_scores(scores, num_rows, tile_keys, p.softmax_scale, p.soft_cap);
+    std::int64_t hidden[kFmaRows];
     std::int64_t visible[kFmaRows];
-    for (int r = 0; r < num_rows; ++r) visible[r] = min_of(tile_keys, num_visible(row0 + r) - tile);
-    softmax_tile<Operand>(scores, num_rows, visible, tile_keys, p.softmax_scale * kLog2e, state);
+    for (int r = 0; r < num_rows; ++r) {
+      hidden[r] = min_of(tile_keys, max_of(0, first_key(p, sequence, row0 + r) - tile));
+      visible[r] = min_of(tile_keys, last_key(p, sequence, row0 + r) - tile);
+    }
+    softmax_tile<Operand>(scores, num_rows, hidden, visible, tile_keys, scale_log2, state);
     for (std::int64_t panel_idx = 0; panel_idx < sizes.head_panels; ++panel_idx) {
       const float* panel =
           scratch + sizes.values + panel_idx * sizes.value_panel_floats + tile / Operand::kPerUnit * kPanelCols;
-      product<Step>({scores, panel, ceil_div(tile_keys, Operand::kPerUnit), tile == 0 ? nullptr : state.carry,
+      product<Step>({scores, panel, ceil_div(tile_keys, Operand::kPerUnit), is_first ? nullptr : state.carry,
                      sums + panel_idx * kPanelCols, sums_stride, kVecWidth},
                     num_rows, p.head_dim - panel_idx * kPanelCols);
     }
+    is_first = false;
+    tile = tile_end;
   }
   store_attention_rows<Operand>(p, sums, sums_stride, state.sum, token, head, num_rows);
 }

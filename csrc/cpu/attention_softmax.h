@@ -44,9 +44,18 @@ struct SoftmaxState {
 static_assert(kFmaRows <= 16);
 
 // A row's scores stand kBlockUnits at a time, kBlockFloats apart. Only the last visible ones need lanes masked.
-inline float row_max(const float* scores, std::int64_t num_visible) {
+// The first num_hidden do not count.
+inline float row_max(const float* scores, std::int64_t num_hidden, std::int64_t num_visible) {
   Vec best = vec_set1(-__builtin_inff());
   std::int64_t left = num_visible;
+  for (std::int64_t hidden = num_hidden; hidden > 0; hidden -= kBlockUnits) {
+    for (int i = 0; i < kBlockUnits; i += kVecWidth) {
+      const Vec until = first_lanes(vec_load(scores + i), left - i, best);
+      best = vec_max(best, first_lanes(best, hidden - i, until));
+    }
+    left -= kBlockUnits;
+    scores += kBlockFloats;
+  }
   for (; left >= kBlockUnits; left -= kBlockUnits, scores += kBlockFloats) {
     for (int i = 0; i < kBlockUnits; i += kVecWidth) best = vec_max(best, vec_load(scores + i));
   }
@@ -56,13 +65,24 @@ inline float row_max(const float* scores, std::int64_t num_visible) {
   return vec_max_of(best);
 }
 
-// Scores -> probs in place; probs of keys from num_visible to num_keys are zero. Returns the sum of the probs.
+// Scores -> probs in place; probs of the first num_hidden keys and of those from num_visible to num_keys are zero.
+// Returns the sum of the probs.
 template <typename Operand>
-float row_probs(float* scores, std::int64_t num_visible, std::int64_t num_keys, float scale_log2, float max) {
+float row_probs(float* scores, std::int64_t num_hidden, std::int64_t num_visible, std::int64_t num_keys,
+                float scale_log2, float max) {
   const Vec scale = vec_set1(scale_log2);
   const Vec shift = vec_set1(-(max * scale_log2));
   Vec sum = vec_zero();
   std::int64_t key = 0;
+  for (; key < num_hidden; key += kBlockUnits, scores += kBlockFloats) {
+    for (int i = 0; i < kBlockUnits; i += kVecWidth) {
+      Vec probs = exp2_of_nonpositive(vec_fma(vec_load(scores + i), scale, shift), kExp2Terms);
+      probs = first_lanes(probs, num_visible - key - i, vec_zero());
+      probs = first_lanes(vec_zero(), num_hidden - key - i, probs);
+      sum = vec_add(sum, probs);
+      vec_store(scores + i, probs);
+    }
+  }
   for (; key + kBlockUnits <= num_visible; key += kBlockUnits, scores += kBlockFloats) {
     for (int i = 0; i < kBlockUnits; i += kVecWidth) {
       const Vec probs = exp2_of_nonpositive(vec_fma(vec_load(scores + i), scale, shift), kExp2Terms);
@@ -84,8 +104,8 @@ float row_probs(float* scores, std::int64_t num_visible, std::int64_t num_keys, 
 #if defined(__AVX512BF16__)
 // Probs are rounded to bfloat16 pairs. Their sum is taken after the rounding: the weights of a row add up to one.
 template <>
-float row_probs<PairOperand>(float* scores, std::int64_t num_visible, std::int64_t num_keys, float scale_log2,
-                             float max) {
+float row_probs<PairOperand>(float* scores, std::int64_t num_hidden, std::int64_t num_visible, std::int64_t num_keys,
+                             float scale_log2, float max) {
   const Vec scale = vec_set1(scale_log2);
   const Vec shift = vec_set1(-(max * scale_log2));
   const __m512bh ones = reinterpret_cast<__m512bh>(_mm512_set1_epi32(0x3F803F80));
@@ -100,6 +120,15 @@ float row_probs<PairOperand>(float* scores, std::int64_t num_visible, std::int64
   };
   float* pairs = scores;
   std::int64_t key = 0;
+  const auto windowed = [&](const float* at, std::int64_t first) __attribute__((always_inline)) {
+    const Vec probs = first_lanes(probs_of(at), num_visible - first, vec_zero());
+    return first_lanes(vec_zero(), num_hidden - first, probs);
+  };
+  for (; key < num_hidden; key += 2 * kBlockUnits) {
+    put(pairs, windowed(scores, key), windowed(scores + kBlockFloats, key + kBlockUnits));
+    scores += 2 * kBlockFloats;
+    pairs += kBlockFloats;
+  }
   for (; key + 2 * kBlockUnits <= num_visible; key += 2 * kBlockUnits) {
     put(pairs, probs_of(scores), probs_of(scores + kBlockFloats));
     scores += 2 * kBlockFloats;
@@ -118,19 +147,32 @@ float row_probs<PairOperand>(float* scores, std::int64_t num_visible, std::int64
 }
 #endif
 
-// Scores of num_keys keys -> probs, and state.carry. visible[r] of the tile's keys (0 and less: none) count for row r.
+// scores = cap * tanh(scores * scale / cap), in place.
+inline void cap_scores(float* scores, int num_rows, std::int64_t num_keys, float scale, float cap) {
+  const Vec inner = vec_set1(scale / cap);
+  const Vec outer = vec_set1(cap);
+  for (std::int64_t key = 0; key < num_keys; key += kBlockUnits, scores += kBlockFloats) {
+    for (int i = 0; i < num_rows * kBlockUnits; i += kVecWidth) {
+      vec_store(scores + i, vec_mul(outer, vec_tanh(vec_mul(vec_load(scores + i), inner))));
+    }
+  }
+}
+
+// Scores of num_keys keys -> probs, and state.carry. Of the tile's keys, row r sees those from hidden[r] (at most
+// num_keys) to visible[r]; none where that is no more.
 template <typename Operand>
-void softmax_tile(float* scores, int num_rows, const std::int64_t* visible, std::int64_t num_keys, float scale_log2,
-                  SoftmaxState& state) {
+void softmax_tile(float* scores, int num_rows, const std::int64_t* hidden, const std::int64_t* visible,
+                  std::int64_t num_keys, float scale_log2, SoftmaxState& state) {
   alignas(64) float tile_sum[16] = {};
   for (int r = 0; r < num_rows; ++r) {
-    const float tile_max = row_max(scores + r * kBlockUnits, visible[r]);
+    const float tile_max = row_max(scores + r * kBlockUnits, hidden[r], visible[r]);
     const float max = tile_max > state.max[r] ? tile_max : state.max[r];
-    state.carry[r] = visible[r] > 0 ? (state.max[r] - max) * scale_log2 : 0.0f;
+    state.carry[r] = visible[r] > hidden[r] ? (state.max[r] - max) * scale_log2 : 0.0f;
     state.max[r] = max;
   }
   for (int r = 0; r < num_rows; ++r) {
-    tile_sum[r] = row_probs<Operand>(scores + r * kBlockUnits, visible[r], num_keys, scale_log2, state.max[r]);
+    tile_sum[r] =
+        row_probs<Operand>(scores + r * kBlockUnits, hidden[r], visible[r], num_keys, scale_log2, state.max[r]);
   }
   for (int r = 0; r < 16; r += kVecWidth) {
     const Vec carry = exp2_of_nonpositive(vec_load(state.carry + r), kExp2Terms);

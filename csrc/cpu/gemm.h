@@ -1,5 +1,5 @@
 // Matrix products: packing, the tile driver, the epilogue, and the `linear` op. Included inside an ISA's namespace
-// after gemm_tiles.h (and gemm_amx.h), activation.h.
+// after gemm_tiles.h (and gemm_amx.h), activation.h, norm.h.
 #pragma once
 
 #if defined(ASSAY_AMX)
@@ -46,9 +46,23 @@ std::int64_t weight_panel_bytes(std::int64_t in_features) {
   return ceil_div(in_features, Policy::kDepth) * Policy::kWeightBlockBytes;
 }
 
+// Output features of a weight panel. A panel of a gated weight has gate columns in its first half and the up columns
+// of the same features in the second, so that both factors of a result are in one tile.
 template <typename Policy>
-std::size_t packed_bytes(std::int64_t out_features, std::int64_t in_features) {
-  return static_cast<std::size_t>(ceil_div(out_features, Policy::kCols) * weight_panel_bytes<Policy>(in_features));
+std::int64_t panel_features(bool is_gated) {
+  static_assert(Policy::kCols % (2 * kVecWidth) == 0);
+  return is_gated ? Policy::kCols / 2 : Policy::kCols;
+}
+
+template <typename Policy>
+std::int64_t num_weight_panels(const PackedWeightView& weight) {
+  return ceil_div(weight.out_features, panel_features<Policy>(weight.is_gated));
+}
+
+template <typename Policy>
+std::size_t packed_bytes(std::int64_t out_features, std::int64_t in_features, bool is_gated) {
+  const std::int64_t num_panels = ceil_div(out_features, panel_features<Policy>(is_gated));
+  return static_cast<std::size_t>(num_panels * weight_panel_bytes<Policy>(in_features));
 }
 
 // One output feature's weights into its column of a panel.
@@ -60,13 +74,25 @@ void pack_weight_row(const PackWeightParams& p, std::int64_t row, char* panel, i
   }
 }
 
+// The rows of p.weight, panel_features a panel, from column first_col of each panel on.
+template <typename Policy>
+void pack_matrix(const PackWeightParams& p, bool is_gated, std::int64_t first_col) {
+  const std::int64_t panel_bytes = weight_panel_bytes<Policy>(p.in_features);
+  const std::int64_t features = panel_features<Policy>(is_gated);
+  for (std::int64_t row = 0; row < p.out_features; ++row) {
+    pack_weight_row<Policy>(p, row, static_cast<char*>(p.packed) + row / features * panel_bytes,
+                            static_cast<int>(first_col + row % features));
+  }
+}
+
 template <typename Policy>
 void pack_weight_panels(const PackWeightParams& p) {
-  const std::int64_t panel_bytes = weight_panel_bytes<Policy>(p.in_features);
-  for (std::int64_t row = 0; row < p.out_features; ++row) {
-    pack_weight_row<Policy>(p, row, static_cast<char*>(p.packed) + (row / Policy::kCols) * panel_bytes,
-                            static_cast<int>(row % Policy::kCols));
-  }
+  const bool is_gated = p.up != nullptr;
+  pack_matrix<Policy>(p, is_gated, 0);
+  if (!is_gated) return;
+  PackWeightParams up = p;
+  up.weight = p.up;
+  pack_matrix<Policy>(up, is_gated, panel_features<Policy>(is_gated));
 }
 
 // What a panel needs between its last put_input and its first micro: nothing, but for block fixed point.
@@ -100,6 +126,28 @@ void pack_input_panel(const void* x, DType dtype, std::int64_t stride, std::int6
   seal_panel<Policy>(panel, rows, depth / Policy::kDepth);
 }
 
+// Lays `rows` tokens out as input panels, normalised first where the norm has a weight: x is then float32, and `normed`
+// holds kRows rows of in_features.
+template <typename Policy>
+void pack_input_panels(const void* x, DType dtype, std::int64_t stride, std::int64_t in_features, std::int64_t rows,
+                       const NormView& norm, float* normed, char* panels) {
+  const std::int64_t element = dtype == DType::kFloat32 ? 4 : 2;
+  const std::int64_t panel_bytes = input_panel_bytes<Policy>(in_features);
+  for (std::int64_t r = 0; r < rows; r += Policy::kRows) {
+    const int used = static_cast<int>(min_of(Policy::kRows, rows - r));
+    const char* at = static_cast<const char*>(x) + r * stride * element;
+    char* panel = panels + r / Policy::kRows * panel_bytes;
+    if (norm.weight == nullptr) {
+      pack_input_panel<Policy>(at, dtype, stride, in_features, used, panel);
+      continue;
+    }
+    for (int i = 0; i < used; ++i) {
+      norm_row(norm, reinterpret_cast<const float*>(at) + i * stride, in_features, normed + i * in_features);
+    }
+    pack_input_panel<Policy>(normed, DType::kFloat32, in_features, in_features, used, panel);
+  }
+}
+
 // Where finished rows go when they leave as a row-major tensor.
 struct Epilogue {
   const float* residual;
@@ -124,6 +172,26 @@ void finish_tile(Activation activation, const float* tile, std::int64_t tile_col
       for (int r = 0; r < rows; ++r) {
         const Vec sum = vec_add(vec_load(tile + r * tile_cols + c), add);
         store(r, col0 + c, left, activate<decltype(tag)::kValue>(sum));
+      }
+    }
+  });
+}
+
+// The same for a gated weight: activation(gate + its bias) * (up + its bias), gate and up in the halves of the tile.
+template <typename Store>
+void finish_gated_tile(Activation activation, const float* tile, std::int64_t tile_cols, int rows, std::int64_t col0,
+                       std::int64_t out_features, const float* bias, Store store) {
+  const std::int64_t half = tile_cols / 2;
+  const std::int64_t cols = min_of(half, out_features - col0);
+  with_activation(activation, [&](auto tag) {
+    for (std::int64_t c = 0; c < cols; c += kVecWidth) {
+      const std::int64_t left = cols - c;
+      const Vec gate_bias = bias == nullptr ? vec_zero() : load_lanes(bias + col0 + c, left);
+      const Vec up_bias = bias == nullptr ? vec_zero() : load_lanes(bias + out_features + col0 + c, left);
+      for (int r = 0; r < rows; ++r) {
+        const float* at = tile + r * tile_cols + c;
+        const Vec gate = activate<decltype(tag)::kValue>(vec_add(vec_load(at), gate_bias));
+        store(r, col0 + c, left, vec_mul(gate, vec_add(vec_load(at + half), up_bias)));
       }
     }
   });
@@ -163,8 +231,13 @@ void multiply_panels(const char* panels, std::int64_t rows, const PackedWeightVi
       const Prefetch next{weights + weight_bytes + row0 / Policy::kRows * fetch_bytes, share};
       const int used = static_cast<int>(min_of(Policy::kRows, rows - row0));
       Policy::micro(panels + row0 / Policy::kRows * panel_bytes, weights, num_blocks, used, tile, next);
-      finish_tile(activation, tile, Policy::kCols, used, col_panel * Policy::kCols, weight.out_features, weight.bias,
-                  [&](int r, std::int64_t col, std::int64_t left, Vec v) { store(row0 + r, col, left, v); });
+      const std::int64_t col0 = col_panel * panel_features<Policy>(weight.is_gated);
+      const auto put = [&](int r, std::int64_t col, std::int64_t left, Vec v) { store(row0 + r, col, left, v); };
+      if (weight.is_gated) {
+        finish_gated_tile(activation, tile, Policy::kCols, used, col0, weight.out_features, weight.bias, put);
+      } else {
+        finish_tile(activation, tile, Policy::kCols, used, col0, weight.out_features, weight.bias, put);
+      }
     }
   }
 }
@@ -190,7 +263,7 @@ LinearPlan plan_linear(std::int64_t num_tokens, const PackedWeightView& weight, 
   const std::int64_t fair = ceil_div(row_panels, kRowBlocksPerThread * num_threads) * Policy::kRows;
   plan.rows_per_block = min_of(max_block_rows<Policy>(weight.in_features), max_of(fair, 4 * Policy::kRows));
   plan.num_row_blocks = ceil_div(num_tokens, plan.rows_per_block);
-  const std::int64_t col_panels = ceil_div(weight.out_features, Policy::kCols);
+  const std::int64_t col_panels = num_weight_panels<Policy>(weight);
   const std::int64_t wanted = num_threads == 1 ? 1 : ceil_div(kItemsPerThread * num_threads, plan.num_row_blocks);
   plan.col_panels_per_chunk = max_of(min_of(col_panels, 2), ceil_div(col_panels, wanted));
   plan.num_col_chunks = ceil_div(col_panels, plan.col_panels_per_chunk);
@@ -198,9 +271,16 @@ LinearPlan plan_linear(std::int64_t num_tokens, const PackedWeightView& weight, 
 }
 
 template <typename Policy>
-std::size_t linear_scratch(const PackedWeightView& weight) {
+std::int64_t linear_panel_bytes(const PackedWeightView& weight) {
   const std::int64_t panels = max_block_rows<Policy>(weight.in_features) / Policy::kRows;
-  return static_cast<std::size_t>(panels * input_panel_bytes<Policy>(weight.in_features));
+  return panels * input_panel_bytes<Policy>(weight.in_features);
+}
+
+// A block of input panels, and a panel's worth of normalised rows.
+template <typename Policy>
+std::size_t linear_scratch(const PackedWeightView& weight) {
+  const std::int64_t normed_bytes = Policy::kRows * weight.in_features * static_cast<std::int64_t>(sizeof(float));
+  return static_cast<std::size_t>(linear_panel_bytes<Policy>(weight) + normed_bytes);
 }
 
 // One phase of a parallel region: threads claim the items of `list` until none is left. No barrier at the end.
@@ -209,8 +289,8 @@ void linear_phase(const LinearParams& p, ThreadContext& context, int list, char*
   const PackedWeightView& weight = p.weight;
   const LinearPlan plan = plan_linear<Policy>(p.num_tokens, weight, context.num_threads());
   const std::int64_t element = p.x_dtype == DType::kFloat32 ? 4 : 2;
-  const std::int64_t panel_bytes = input_panel_bytes<Policy>(weight.in_features);
-  const std::int64_t col_panels = ceil_div(weight.out_features, Policy::kCols);
+  const std::int64_t col_panels = num_weight_panels<Policy>(weight);
+  float* const normed = reinterpret_cast<float*>(scratch + linear_panel_bytes<Policy>(weight));
   std::int64_t packed_block = -1;
   while (true) {
     const std::int64_t item = context.next(list);
@@ -220,12 +300,8 @@ void linear_phase(const LinearParams& p, ThreadContext& context, int list, char*
     const std::int64_t row0 = block * plan.rows_per_block;
     const std::int64_t rows = min_of(plan.rows_per_block, p.num_tokens - row0);
     if (block != packed_block) {
-      for (std::int64_t r = 0; r < rows; r += Policy::kRows) {
-        const char* x = static_cast<const char*>(p.x) + (row0 + r) * p.x_stride * element;
-        pack_input_panel<Policy>(x, p.x_dtype, p.x_stride, weight.in_features,
-                                 static_cast<int>(min_of(Policy::kRows, rows - r)),
-                                 scratch + r / Policy::kRows * panel_bytes);
-      }
+      pack_input_panels<Policy>(static_cast<const char*>(p.x) + row0 * p.x_stride * element, p.x_dtype, p.x_stride,
+                                weight.in_features, rows, p.input_norm, normed, scratch);
       packed_block = block;
     }
     const Epilogue epilogue{p.residual, p.residual_stride, p.out, p.out_dtype, p.out_stride};
@@ -261,14 +337,15 @@ void linear(const LinearParams& params, ThreadPool& pool) {
   }
 }
 
-std::size_t packed_weight_size(std::int64_t out_features, std::int64_t in_features, Arithmetic arithmetic) {
+std::size_t packed_weight_size(std::int64_t out_features, std::int64_t in_features, Arithmetic arithmetic,
+                               bool is_gated) {
   switch (arithmetic) {
     case Arithmetic::kFloat32:
-      return packed_bytes<Float32Policy>(out_features, in_features);
+      return packed_bytes<Float32Policy>(out_features, in_features, is_gated);
     case Arithmetic::kFloat32Fma:
-      return packed_bytes<FmaFloat32>(out_features, in_features);
+      return packed_bytes<FmaFloat32>(out_features, in_features, is_gated);
     case Arithmetic::kBFloat16:
-      return packed_bytes<Bfloat16Policy>(out_features, in_features);
+      return packed_bytes<Bfloat16Policy>(out_features, in_features, is_gated);
   }
   return 0;
 }

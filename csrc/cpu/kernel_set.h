@@ -12,12 +12,13 @@
 #if defined(__AVX2__) && !defined(__AVX512F__)
 #include "cpu/gemm_fixed.h"
 #endif
+#include "cpu/norm.h"
 #include "cpu/gemm.h"
 #include "cpu/attention.h"
 #include "cpu/embedding.h"
-#include "cpu/norm.h"
+#include "cpu/rotary.h"
 #include "cpu/pooling.h"
-#include "cpu/encoder_layer.h"
+#include "cpu/transformer_layer.h"
 #include "cpu/head.h"
 #include "cpu/peak.h"
 // clang-format on
@@ -30,10 +31,12 @@ constexpr KernelTable make_table(Isa isa) {
           .linear = linear,
           .embed = embed,
           .layer_norm = layer_norm,
+          .rms_norm = rms_norm,
+          .rotary = rotary,
           .attention = attention,
           .pool = pool,
           .classifier_head = classifier_head,
-          .encoder_layer = encoder_layer,
-          .encoder_layer_workspace_size = encoder_layer_workspace_size,
+          .transformer_layer = transformer_layer,
+          .transformer_layer_workspace_size = transformer_layer_workspace_size,
           .run_peak = run_peak};
 }

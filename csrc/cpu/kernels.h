@@ -14,16 +14,19 @@ struct KernelTable {
   Isa isa;
   // Words that say how a weight of this arithmetic is multiplied, for the start-up log ("bf16x3 tiles", "fma").
   const char* (*arithmetic_name)(Arithmetic arithmetic);
-  std::size_t (*packed_weight_size)(std::int64_t out_features, std::int64_t in_features, Arithmetic arithmetic);
+  std::size_t (*packed_weight_size)(std::int64_t out_features, std::int64_t in_features, Arithmetic arithmetic,
+                                    bool is_gated);
   void (*pack_weight)(const PackWeightParams& params);
   void (*linear)(const LinearParams& params, ThreadPool& pool);
   void (*embed)(const EmbedParams& params, ThreadPool& pool);
   void (*layer_norm)(const LayerNormParams& params, ThreadPool& pool);
+  void (*rms_norm)(const RmsNormParams& params, ThreadPool& pool);
+  void (*rotary)(const RotaryParams& params, ThreadPool& pool);
   void (*attention)(const AttentionParams& params, ThreadPool& pool);
   void (*pool)(const PoolParams& params, ThreadPool& pool);
   void (*classifier_head)(const ClassifierHeadParams& params, ThreadPool& pool);
-  void (*encoder_layer)(const EncoderLayerParams& params, ThreadPool& pool);
-  std::size_t (*encoder_layer_workspace_size)(const EncoderLayerParams& params);
+  void (*transformer_layer)(const TransformerLayerParams& params, ThreadPool& pool);
+  std::size_t (*transformer_layer_workspace_size)(const TransformerLayerParams& params);
   // Multiply-adds on registers only, on every thread; returns the operations done (benches time it).
   double (*run_peak)(Arithmetic arithmetic, std::int64_t rounds, ThreadPool& pool);
 };

@@ -1,4 +1,4 @@
-// layer_norm. Included inside an ISA's namespace after its vec_*.h; includes only its kin.
+// layer_norm and rms_norm. Included inside an ISA's namespace after its vec_*.h; includes only its kin.
 #pragma once
 
 #include "cpu/parallel_rows.h"
@@ -57,15 +57,46 @@ inline void layer_norm_row(const float* x, const float* residual, const float* w
   });
 }
 
+// out = x / sqrt(mean(x^2) + epsilon) * weight for one row; out may alias x.
+inline void rms_norm_row(const float* x, const float* weight, float epsilon, std::int64_t hidden_size, float* out) {
+  const float squares = sum_over_row(hidden_size, [&](Vec total, std::int64_t col, std::int64_t n) {
+    const Vec v = load_lanes(x + col, n);
+    return vec_fma(v, v, total);
+  });
+  const Vec mean = vec_set1(squares / static_cast<float>(hidden_size) + epsilon);
+  const Vec inverse = vec_div(vec_set1(1.0f), vec_sqrt(mean));
+  for_each_vec(hidden_size, [&](std::int64_t col, std::int64_t n) {
+    store_lanes(out + col, vec_mul(vec_mul(load_lanes(x + col, n), inverse), load_lanes(weight + col, n)), n);
+  });
+}
+
+// Whichever of the two; out may alias x.
+inline void norm_row(const NormView& norm, const float* x, std::int64_t hidden_size, float* out) {
+  if (norm.kind == NormKind::kRms) return rms_norm_row(x, norm.weight, norm.epsilon, hidden_size, out);
+  layer_norm_row(x, nullptr, norm.weight, norm.bias, norm.epsilon, hidden_size, out);
+}
+
+constexpr std::int64_t kNormRowsPerPiece = 16;
+
 void layer_norm(const LayerNormParams& params, ThreadPool& pool) {
-  constexpr std::int64_t kRowsPerPiece = 16;
   const LayerNormParams& p = params;
-  parallel_rows(pool, p.num_rows, kRowsPerPiece, p.num_rows * p.hidden_size,
+  parallel_rows(pool, p.num_rows, kNormRowsPerPiece, p.num_rows * p.hidden_size,
                 [&](std::int64_t first, std::int64_t last) {
                   for (std::int64_t row = first; row < last; ++row) {
                     const std::int64_t at = row * p.hidden_size;
                     layer_norm_row(p.x + at, p.residual == nullptr ? nullptr : p.residual + at, p.weight, p.bias,
                                    p.epsilon, p.hidden_size, p.out + at);
+                  }
+                });
+}
+
+void rms_norm(const RmsNormParams& params, ThreadPool& pool) {
+  const RmsNormParams& p = params;
+  parallel_rows(pool, p.num_rows, kNormRowsPerPiece, p.num_rows * p.hidden_size,
+                [&](std::int64_t first, std::int64_t last) {
+                  for (std::int64_t row = first; row < last; ++row) {
+                    const std::int64_t at = row * p.hidden_size;
+                    rms_norm_row(p.x + at, p.weight, p.epsilon, p.hidden_size, p.out + at);
                   }
                 });
 }

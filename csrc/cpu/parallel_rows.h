@@ -41,6 +41,9 @@ inline Vec load_lanes(const bfloat16* source, std::int64_t n) {
 inline void store_lanes(float* target, Vec v, std::int64_t n) {
   n >= kVecWidth ? vec_store(target, v) : vec_store_n(target, v, static_cast<int>(n));
 }
+inline void store_lanes(bfloat16* target, Vec v, std::int64_t n) {
+  n >= kVecWidth ? vec_store_bf16(target, v) : vec_store_bf16_n(target, v, static_cast<int>(n));
+}
 
 // Calls body(col, n) for every vector of a row: n = kVecWidth, and what is left for the last one.
 template <typename Body>

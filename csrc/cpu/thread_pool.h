@@ -34,7 +34,7 @@ class ThreadContext {
   std::size_t scratch_bytes_ = 0;
 };
 
-constexpr int kMaxWorkLists = 8;
+constexpr int kMaxWorkLists = 9;
 
 class ThreadPool {
  public:

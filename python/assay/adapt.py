@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 from assay.errors import ConfigError, UnsupportedModelError
 from assay.recipes import recognise
+from assay.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from assay.config import PoolerConfig
     from assay.files import ModelFiles
     from assay.hf_config import HFConfig
     from assay.recipes import Match, Recipe
@@ -29,26 +31,51 @@ _SIGMOID: Final = {"activation_fn": "torch.nn.modules.activation.Sigmoid"}
 
 @dataclass(frozen=True, slots=True)
 class Adapted:
-    """The config to load with, and the recipe that fits it."""
+    """The configs to load with, and the recipe that fits the model."""
 
     hf_config: HFConfig
+    pooler_config: PoolerConfig
     match: Match | None
 
 
-def adapt(files: ModelFiles, hf_config: HFConfig, *, runner: str = "auto", convert: str = "auto") -> Adapted:
+def adapt(
+    files: ModelFiles, hf_config: HFConfig, pooler_config: PoolerConfig, *, runner: str = "auto", convert: str = "auto"
+) -> Adapted:
     """Bring the recipe, `runner` and `convert` into a copy of the config; keys that are set always win.
 
     Raises UnsupportedModelError for a language model that nothing says how to score with, ConfigError where the
     settings contradict each other.
     """
-    match = recognise(files, hf_config) if convert in ("auto", "classify") else None
-    if match is not None:
-        return Adapted(_cooked(hf_config, match.recipe, converts=match.converts), match)
     architecture = next(iter(hf_config.architectures), "")
     suffix = next((ending for ending in GENERATIVE if architecture.endswith(ending)), None)
-    if suffix is None or (files.folder / "modules.json").is_file():
-        return Adapted(hf_config, None)
-    return Adapted(_renamed(hf_config, _target(hf_config, architecture, suffix, runner, convert)), None)
+    if suffix is not None and convert in ("auto", "classify") and _judges_steps(pooler_config):
+        return _step_judge(files, hf_config, pooler_config, architecture.removesuffix(suffix) + _CLASSIFIER)
+    match = recognise(files, hf_config) if convert in ("auto", "classify") else None
+    if match is not None:
+        return Adapted(_cooked(hf_config, match.recipe, converts=match.converts), pooler_config, match)
+    if suffix is not None and not (files.folder / "modules.json").is_file():
+        hf_config = _renamed(hf_config, _target(hf_config, architecture, suffix, runner, convert))
+    return Adapted(hf_config, pooler_config, None)
+
+
+def _judges_steps(pooler_config: PoolerConfig) -> bool:
+    return pooler_config.tok_pooling_type == "STEP" and pooler_config.returned_token_ids is not None
+
+
+def _step_judge(files: ModelFiles, hf_config: HFConfig, pooler_config: PoolerConfig, architecture: str) -> Adapted:
+    """A language model that judges each step by its logits of returned_token_ids: those rows are the head.
+
+    The columns are then the labels, and the task is that of every token.
+    """
+    vocabulary = Vocabulary(files.tokenizer_folder or files.folder)
+    token_ids = pooler_config.returned_token_ids or []
+    tokens = [vocabulary.token(token_id) for token_id in token_ids]
+    if not tokens or None in tokens:
+        raise ConfigError(f"returned_token_ids must be ids of the tokenizer, got {token_ids}")
+    config = _renamed(hf_config, architecture)
+    config.update({"classifier_from_token": tokens, "method": "no_post_processing"})
+    task = pooler_config.task or "token_classify"
+    return Adapted(config, pooler_config.replace(task=task, returned_token_ids=None), None)
 
 
 def _cooked(hf_config: HFConfig, recipe: Recipe, *, converts: bool) -> HFConfig:

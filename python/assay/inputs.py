@@ -27,8 +27,15 @@ class TokensPrompt(TypedDict, total=False):
     cache_salt: str
 
 
-Prompt: TypeAlias = "str | list[int] | TextPrompt | TokensPrompt"
-PlainPrompt: TypeAlias = "str | list[int]"
+class TextPairPrompt(TypedDict):
+    """Two texts that the tokenizer encodes as a pair (premise and hypothesis, question and answer)."""
+
+    text: str
+    text_pair: str
+
+
+Prompt: TypeAlias = "str | list[int] | TextPrompt | TokensPrompt | TextPairPrompt"
+PlainPrompt: TypeAlias = "str | list[int] | tuple[str, str]"
 
 _MULTIMODAL_KEYS: Final = ("multi_modal_data", "multi_modal_uuids", "mm_processor_kwargs", "media_io_kwargs")
 _KNOWN_KEYS: Final = frozenset(("prompt", "prompt_token_ids", "cache_salt", *_MULTIMODAL_KEYS))
@@ -97,6 +104,8 @@ def _plain_from_dict(prompt: Mapping[str, Any], architecture: str) -> PlainPromp
     if any(prompt.get(key) for key in _MULTIMODAL_KEYS):
         raise ValidationError(f"MultiModalParam is not supported for {architecture}")
     check_cache_salt(prompt.get("cache_salt"))
+    if "text_pair" in prompt:
+        return _pair(prompt)
     unknown = sorted(set(prompt) - _KNOWN_KEYS)
     if unknown:
         logger.warning("prompt keys %s are not read and have no effect", unknown)
@@ -109,6 +118,13 @@ def _plain_from_dict(prompt: Mapping[str, Any], architecture: str) -> PlainPromp
     if isinstance(text, str):
         return text
     raise ValidationError(f"a prompt dict needs `prompt` (str) or `prompt_token_ids` (ids), got keys {list(prompt)}")
+
+
+def _pair(prompt: Mapping[str, Any]) -> tuple[str, str]:
+    first, second = prompt.get("text"), prompt["text_pair"]
+    if not isinstance(first, str) or not isinstance(second, str):
+        raise ValidationError("a pair prompt needs `text` (str) and `text_pair` (str)")
+    return first, second
 
 
 def check_cache_salt(salt: Any) -> None:

@@ -1,9 +1,9 @@
-"""Weights and forward of the parts encoders are made of; every computation is one call into `ops`."""
+"""Weights and forward of the parts models are made of; every computation is one call into `ops`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from assay import ops
 
@@ -62,29 +62,53 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class LayerNorm:
-    """weight [hidden_size], bias [hidden_size], float32."""
+    """weight [hidden_size], bias [hidden_size] or None, float32."""
 
     weight: Tensor
-    bias: Tensor
+    bias: Tensor | None
     epsilon: float
 
     @classmethod
-    def load(cls, weights: WeightMap, name: str, size: int, epsilon: float) -> LayerNorm:
+    def load(cls, weights: WeightMap, name: str, size: int, epsilon: float, *, has_bias: bool = True) -> LayerNorm:
         """Take `name`.weight and `name`.bias."""
-        return cls(
-            float32(weights.take(f"{name}.weight", (size,))), float32(weights.take(f"{name}.bias", (size,))), epsilon
-        )
+        bias = float32(weights.take(f"{name}.bias", (size,))) if has_bias else None
+        return cls(float32(weights.take(f"{name}.weight", (size,))), bias, epsilon)
+
+    def __call__(self, hidden_states: Tensor, out: Tensor | None = None) -> Tensor:
+        """hidden_states [num_rows, hidden_size] normed; out may be hidden_states itself."""
+        return ops.layer_norm(hidden_states, self.weight, self.bias, self.epsilon, out=out)
+
+
+@dataclass(frozen=True, slots=True)
+class RmsNorm:
+    """weight [hidden_size] float32; bias is always None."""
+
+    weight: Tensor
+    epsilon: float
+    bias: None = None
+
+    @classmethod
+    def load(cls, weights: WeightMap, name: str, size: int, epsilon: float, *, offset: float = 0.0) -> RmsNorm:
+        """Take `name`.weight; `offset` is added to it (Gemma stores weight - 1)."""
+        return cls(float32(weights.take(f"{name}.weight", (size,))) + offset, epsilon)
+
+    def __call__(self, hidden_states: Tensor, out: Tensor | None = None) -> Tensor:
+        """hidden_states [num_rows, hidden_size] normed; out may be hidden_states itself."""
+        return ops.rms_norm(hidden_states, self.weight, self.epsilon, out=out)
 
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """Tables [rows, embedding_size], all of one dtype; an absent table is None. Sum of rows, then LayerNorm."""
+    """Tables [rows, embedding_size], all of one dtype; absent parts are None. Sum of rows, then LayerNorm.
+
+    task_type gives its row 0 to every token.
+    """
 
     word: Tensor
-    position: Tensor
-    token_type: Tensor | None
-    task_type: Tensor | None
-    norm: LayerNorm
+    position: Tensor | None = None
+    token_type: Tensor | None = None
+    task_type: Tensor | None = None
+    norm: LayerNorm | None = None
 
     def __call__(self, batch: RaggedBatch, out: Tensor) -> Tensor:
         """Into out [num_tokens, embedding_size] float32."""
@@ -96,18 +120,137 @@ class Embeddings:
             self.position,
             self.token_type,
             self.task_type,
-            self.norm.weight,
-            self.norm.bias,
-            self.norm.epsilon,
+            None if self.norm is None else self.norm.weight,
+            None if self.norm is None else self.norm.bias,
+            0.0 if self.norm is None else self.norm.epsilon,
             out,
+        )
+
+
+class NormVectors(Protocol):
+    """What `TransformerLayer.fuse` takes as a norm."""
+
+    @property
+    def weight(self) -> Tensor:
+        """[size] float32"""
+
+    @property
+    def bias(self) -> Tensor | None:
+        """[size] float32; None for no bias, and for every RMSNorm"""
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerLayer:
+    """One transformer block, fused into one kernel call; what it computes is in docs/kernels-layer.md."""
+
+    packed: Any
+
+    @classmethod
+    def fuse(
+        cls,
+        *,
+        qkv: Any,
+        attn_out: Any,
+        mlp_up: Any,
+        mlp_down: Any,
+        norm: str,
+        epsilon: float,
+        attn_in_norm: NormVectors | None = None,
+        attn_out_norm: NormVectors | None = None,
+        attn_residual_norm: NormVectors | None = None,
+        mlp_in_norm: NormVectors | None = None,
+        mlp_out_norm: NormVectors | None = None,
+        mlp_residual_norm: NormVectors | None = None,
+        q_norm: Tensor | None = None,
+        k_norm: Tensor | None = None,
+        activation: str,
+        is_gated: bool,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        softmax_scale: float,
+        is_causal: bool,
+        window_size: tuple[int, int] = (-1, -1),
+        soft_cap: float = 0.0,
+        rotary_dim: int = 0,
+        is_rotary_interleaved: bool = False,
+    ) -> TransformerLayer:
+        """From packed weights (`ops.pack_weight`); norms, biases and rotary positions are there or not.
+
+        qkv holds the query heads, then the key heads, then the value heads: [(num_heads + 2 * num_kv_heads) *
+        head_dim, hidden_size]. mlp_up comes from `ops.pack_gated_weight` where is_gated. norm is "rms" or "layer", for
+        all six norms; q_norm and k_norm [head_dim] are RMSNorms of each head before the rotation. window_size and
+        soft_cap as in `ops.attention_varlen`, rotary_dim and is_rotary_interleaved as in `ops.rotary`. Raises
+        ValueError where the parts do not fit each other.
+        """
+        return cls(
+            ops.cpu_module().TransformerLayer(
+                qkv=qkv,
+                attn_out=attn_out,
+                mlp_up=mlp_up,
+                mlp_down=mlp_down,
+                norm=norm,
+                epsilon=epsilon,
+                attn_in_norm=attn_in_norm,
+                attn_out_norm=attn_out_norm,
+                attn_residual_norm=attn_residual_norm,
+                mlp_in_norm=mlp_in_norm,
+                mlp_out_norm=mlp_out_norm,
+                mlp_residual_norm=mlp_residual_norm,
+                q_norm=q_norm,
+                k_norm=k_norm,
+                activation=activation,
+                is_gated=is_gated,
+                num_heads=num_heads,
+                num_kv_heads=num_kv_heads,
+                head_dim=head_dim,
+                softmax_scale=softmax_scale,
+                is_causal=is_causal,
+                window_size=window_size,
+                soft_cap=soft_cap,
+                rotary_dim=rotary_dim,
+                is_rotary_interleaved=is_rotary_interleaved,
+            )
+        )
+
+    def workspace_size(self, num_tokens: int, num_seqs: int) -> int:
+        """Bytes `__call__` needs."""
+        return ops.transformer_layer_workspace_size(self.packed, num_tokens, num_seqs)
+
+    def __call__(
+        self,
+        hidden_states: Tensor,
+        batch: RaggedBatch,
+        workspace: Tensor,
+        *,
+        cos: Tensor | None = None,
+        sin: Tensor | None = None,
+        rows: Tensor | None = None,
+        rows_out: Tensor | None = None,
+    ) -> Tensor:
+        """hidden_states [num_tokens, hidden_size] in place, or only `rows` [num_seqs] of it into rows_out.
+
+        cos and sin [num_positions, rotary_dim / 2] are the angles of batch.position_ids.
+        """
+        return ops.transformer_layer(
+            hidden_states,
+            batch.cu_seqlens,
+            batch.max_seqlen,
+            self.packed,
+            workspace,
+            position_ids=batch.position_ids,
+            cos=cos,
+            sin=sin,
+            rows=rows,
+            rows_out=rows_out,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderLayer:
-    """One post-LayerNorm transformer block, fused into one kernel call."""
+    """BERT's block, post-LayerNorm: one configuration of the fused transformer layer."""
 
-    packed: Any
+    layer: TransformerLayer
 
     @classmethod
     def fuse(
@@ -124,25 +267,28 @@ class EncoderLayer:
         softmax_scale: float,
     ) -> EncoderLayer:
         """From packed weights; `qkv` is query, key and value stacked in that order."""
-        packed = ops.cpu_module().EncoderLayer(
-            qkv,
-            attn_out.packed,
-            mlp_up.packed,
-            mlp_down.packed,
-            attn_norm.weight,
-            attn_norm.bias,
-            mlp_norm.weight,
-            mlp_norm.bias,
-            attn_norm.epsilon,
-            activation,
-            num_heads,
-            softmax_scale,
+        layer = TransformerLayer.fuse(
+            qkv=qkv,
+            attn_out=attn_out.packed,
+            mlp_up=mlp_up.packed,
+            mlp_down=mlp_down.packed,
+            norm="layer",
+            epsilon=attn_norm.epsilon,
+            attn_residual_norm=attn_norm,
+            mlp_residual_norm=mlp_norm,
+            activation=activation,
+            is_gated=False,
+            num_heads=num_heads,
+            num_kv_heads=num_heads,
+            head_dim=attn_out.in_features // num_heads,
+            softmax_scale=softmax_scale,
+            is_causal=False,
         )
-        return cls(packed)
+        return cls(layer)
 
     def workspace_size(self, num_tokens: int, num_seqs: int) -> int:
         """Bytes `__call__` needs."""
-        return ops.encoder_layer_workspace_size(self.packed, num_tokens, num_seqs)
+        return self.layer.workspace_size(num_tokens, num_seqs)
 
     def __call__(
         self,
@@ -153,6 +299,4 @@ class EncoderLayer:
         rows_out: Tensor | None = None,
     ) -> Tensor:
         """hidden_states [num_tokens, hidden_size] in place, or only `rows` [num_seqs] of it into rows_out."""
-        return ops.encoder_layer(
-            hidden_states, batch.cu_seqlens, batch.max_seqlen, self.packed, workspace, rows, rows_out
-        )
+        return self.layer(hidden_states, batch, workspace, rows=rows, rows_out=rows_out)

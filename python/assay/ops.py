@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu", "silu", "tanh")
-"""Names `linear` and `encoder_layer` accept; "gelu" is the erf form."""
+"""Names `linear` and the layers accept; "gelu" is the erf form."""
 
 HEAD_ACTIVATIONS = {"identity": 0, "sigmoid": 1, "softmax": 2}
 """Codes of `classifier_head(row_activations=...)`."""
@@ -61,6 +61,17 @@ def pack_weight(weight: Tensor, bias: Tensor | None, arithmetic: str) -> Any:
     return cpu_module().PackedWeight(weight.contiguous(), bias, arithmetic)
 
 
+def pack_gated_weight(
+    gate: Tensor, up: Tensor, gate_bias: Tensor | None, up_bias: Tensor | None, arithmetic: str
+) -> Any:
+    """Lay out the two matrices of a gated MLP as one weight, whose product is act(x @ gate.T) * (x @ up.T).
+
+    gate and up [inner_size, in_features] of one dtype, float32 or bfloat16; each bias [inner_size] float32 or None;
+    `arithmetic` as for `pack_weight`. Returns a PackedWeight with out_features = inner_size.
+    """
+    return cpu_module().PackedWeight.gated(gate.contiguous(), up.contiguous(), gate_bias, up_bias, arithmetic)
+
+
 def linear(
     hidden_states: Tensor,
     weight: Any,
@@ -73,7 +84,7 @@ def linear(
     """activation(hidden_states @ weight.T + bias) + residual -> [num_tokens, out_features].
 
     hidden_states [num_tokens, in_features] float32 or bfloat16; residual [num_tokens, out_features] float32; out and
-    out_dtype float32 (default) or bfloat16.
+    out_dtype float32 (default) or bfloat16. A gated weight gives activation(gate product) * up product + residual.
     """
     import torch
 
@@ -137,6 +148,40 @@ def layer_norm(
     return out
 
 
+def rms_norm(hidden_states: Tensor, weight: Tensor, epsilon: float, out: Tensor | None = None) -> Tensor:
+    """hidden_states / sqrt(mean(hidden_states^2) + epsilon) * weight over the last dimension; all float32.
+
+    hidden_states and out [num_tokens, hidden_size], which may be one tensor; weight [hidden_size].
+    """
+    if out is None:
+        out = _empty(tuple(hidden_states.shape), hidden_states)
+    cpu_module().rms_norm(hidden_states, weight, epsilon, out)
+    return out
+
+
+def rotary(
+    q: Tensor,
+    k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    position_ids: Tensor,
+    *,
+    is_interleaved: bool = False,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    epsilon: float = 0.0,
+) -> None:
+    """Rotate q and k in place by the angles of their positions, each head after an RMSNorm where one is given.
+
+    q [num_tokens, num_heads, head_dim], k [num_tokens, num_kv_heads, head_dim], float32 or bfloat16 alike; token
+    strides are free, heads are contiguous. cos and sin float32 [num_positions, rotary_dim / 2], position_ids int32
+    [num_tokens]; the first rotary_dim of a head turn, as pairs (i, i + rotary_dim / 2), or (2 i, 2 i + 1) where
+    is_interleaved. q_norm and k_norm float32 [head_dim]. Arithmetic is float32. Raises ValueError for a position
+    outside the tables.
+    """
+    cpu_module().rotary(q, k, cos, sin, position_ids, is_interleaved, q_norm, k_norm, epsilon)
+
+
 def attention_varlen(
     q: Tensor,
     k: Tensor,
@@ -148,21 +193,27 @@ def attention_varlen(
     max_seqlen_k: int | None = None,
     is_causal: bool = False,
     softmax_scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+    soft_cap: float = 0.0,
     out: Tensor | None = None,
 ) -> Tensor:
     """Softmax(q k^T * softmax_scale) v for every sequence -> [num_tokens, num_heads, head_dim].
 
     q [num_tokens, num_heads, head_dim], k and v [num_k_tokens, num_kv_heads, head_dim], float32 or bfloat16 alike;
     token strides are free, heads are contiguous. cu_seqlens int32 [num_seqs + 1] on the CPU; cu_seqlens_k defaults
-    to it. Empty sequences are legal. is_causal: query i sees keys j <= i + (seqlen_k - seqlen_q). softmax_scale
-    defaults to head_dim ** -0.5.
+    to it. Empty sequences are legal. Query i stands at key p = i + (seqlen_k - seqlen_q). It sees keys from
+    p - window_size[0] to p + window_size[1], where -1 is no limit, and with is_causal none after p. softmax_scale
+    defaults to head_dim ** -0.5. soft_cap > 0 turns scores s into soft_cap * tanh(s / soft_cap) before the mask.
     """
     if out is None:
         out = _empty(tuple(q.shape), q)
     cu_seqlens_k = cu_seqlens if cu_seqlens_k is None else cu_seqlens_k
     max_seqlen_k = max_seqlen if max_seqlen_k is None else max_seqlen_k
     scale = q.shape[2] ** -0.5 if softmax_scale is None else softmax_scale
-    cpu_module().attention_varlen(q, k, v, cu_seqlens, cu_seqlens_k, max_seqlen, max_seqlen_k, is_causal, scale, out)
+    left, right = window_size
+    cpu_module().attention_varlen(
+        q, k, v, cu_seqlens, cu_seqlens_k, max_seqlen, max_seqlen_k, is_causal, scale, left, right, soft_cap, out
+    )
     return out
 
 
@@ -207,30 +258,37 @@ def classifier_head(
     return out
 
 
-def encoder_layer_workspace_size(layer: Any, num_tokens: int, num_seqs: int) -> int:
-    """Bytes of workspace `encoder_layer` needs for a batch of this size."""
-    size: int = cpu_module().encoder_layer_workspace_size(layer, num_tokens, num_seqs)
+def transformer_layer_workspace_size(layer: Any, num_tokens: int, num_seqs: int) -> int:
+    """Bytes of workspace `transformer_layer` needs for a batch of this size."""
+    size: int = cpu_module().transformer_layer_workspace_size(layer, num_tokens, num_seqs)
     return size
 
 
-def encoder_layer(
+def transformer_layer(
     hidden_states: Tensor,
     cu_seqlens: Tensor,
     max_seqlen: int,
     layer: Any,
     workspace: Tensor,
+    *,
+    position_ids: Tensor | None = None,
+    cos: Tensor | None = None,
+    sin: Tensor | None = None,
     rows: Tensor | None = None,
     rows_out: Tensor | None = None,
 ) -> Tensor:
-    """One post-LayerNorm transformer block (attention, residual, norm, MLP, residual, norm), fused.
+    """One transformer block (norms, attention, residuals, MLP), fused.
 
-    hidden_states [num_tokens, hidden_size] float32, updated in place and returned. `layer` is a `_cpu.EncoderLayer`
-    (packed weights and norms). workspace: uint8 tensor of `encoder_layer_workspace_size` bytes. With `rows` int32
-    [num_seqs] (the token index wanted of each sequence, in order) only those rows are computed, into rows_out
-    [num_seqs, hidden_size], which is returned, and hidden_states is left alone; each row is bitwise what the full
-    call gives.
+    hidden_states [num_tokens, hidden_size] float32, updated in place and returned. `layer` is a
+    `_cpu.TransformerLayer` (packed weights, norms, settings). workspace: uint8 tensor of
+    `transformer_layer_workspace_size` bytes, 64-byte aligned. A layer with rotary positions takes position_ids int32
+    [num_tokens] and the float32 tables cos and sin [num_positions, rotary_dim / 2]. With `rows` int32 [num_seqs] (the
+    token index wanted of each sequence, in order) only those rows are computed, into rows_out [num_seqs, hidden_size],
+    which is returned, and hidden_states is left alone; each row is bitwise what the full call gives.
     """
-    cpu_module().encoder_layer(hidden_states, cu_seqlens, max_seqlen, layer, workspace, rows, rows_out)
+    cpu_module().transformer_layer(
+        hidden_states, cu_seqlens, max_seqlen, layer, workspace, position_ids, cos, sin, rows, rows_out
+    )
     if rows is None:
         return hidden_states
     assert rows_out is not None

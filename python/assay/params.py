@@ -41,8 +41,9 @@ class PoolingParams:
 
     use_activation: apply the model's activation (classify) or normalisation (embed); None takes the model's default.
     dimensions: shorten an embedding (models trained for it only).
-    step_tag_id, returned_token_ids: only for STEP pooling.
-    extra_kwargs: keys read are max_tokens_per_query, max_tokens_per_doc (scoring) and compressed_token_type_ids.
+    step_tag_id, returned_token_ids: only for STEP pooling: the token whose rows are read, and the columns read there.
+    extra_kwargs: keys read are max_tokens_per_query, max_tokens_per_doc and chat_template_kwargs (scoring), and
+    compressed_token_type_ids.
     """
 
     use_activation: bool | None = None

@@ -7,21 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 from assay import ops
 from assay.errors import ConfigError
-from assay.layers import HEAD_ARITHMETIC, Linear
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from torch import Tensor
 
     from assay.batch import RaggedBatch
     from assay.config import PoolerConfig
     from assay.hf_config import HFConfig
-    from assay.weights import WeightMap
+    from assay.layers import LayerNorm, Linear
 
 TASK_ORDER = ("embed&token_classify", "embed", "classify", "token_embed", "token_classify", "plugin")
 """The first supported one is active unless PoolerConfig.task or a token-classification architecture says otherwise."""
 
 SEQ_POOLING = {"CLS": "cls", "LAST": "last_token", "MEAN": "mean"}
 """PoolerConfig's names of what `ops.pool` calls a pooling."""
+_SEQ_NAMES = {mode: name for name, mode in SEQ_POOLING.items()}
 
 _DECLARED_BY_PROBLEM_TYPE = {"regression": "identity", "multi_label_classification": "sigmoid"}
 _TORCH_MODULES = "torch.nn.modules."
@@ -45,10 +47,30 @@ def active_task(config: PoolerConfig, supported: tuple[str, ...], architecture: 
     return next(task for task in TASK_ORDER if task in supported)
 
 
+def with_step_default(config: PoolerConfig, step_tag_id: int | None, tasks: Iterable[str]) -> PoolerConfig:
+    """The config with what a process reward model pools by default: STEP, at the rows of its own tag.
+
+    Raises ConfigError where STEP pooling is asked of a model that does not classify tokens.
+    """
+    if step_tag_id is not None and config.tok_pooling_type is None:
+        config = config.replace(tok_pooling_type="STEP")
+    if config.tok_pooling_type != "STEP":
+        return config
+    if "token_classify" not in tasks:
+        raise ConfigError("tok_pooling_type='STEP' needs a model that classifies tokens; this one has no such head")
+    return config if config.step_tag_id is not None else config.replace(step_tag_id=step_tag_id)
+
+
+def with_pooling_in_use(config: PoolerConfig, tasks: Mapping[str, tuple[str, ...]]) -> PoolerConfig:
+    """The config with the pooling types of these tasks written out, where PoolerConfig has names for them."""
+    modes = tasks.get("classify") or tasks.get("embed") or ()
+    sequence = _SEQ_NAMES.get(modes[0]) if len(modes) == 1 else None
+    token = config.tok_pooling_type or ("ALL" if {"token_classify", "token_embed"} & tasks.keys() else None)
+    return config.replace(seq_pooling_type=sequence, tok_pooling_type=token)
+
+
 def seq_pooling(config: PoolerConfig, default: tuple[str, ...]) -> tuple[str, ...]:
-    """The pooling modes of a sequence task: PoolerConfig's, else `default`; raises ConfigError for STEP pooling."""
-    if config.tok_pooling_type == "STEP":
-        raise ConfigError("tok_pooling_type='STEP' needs a process reward model; this architecture pools ALL tokens")
+    """The pooling modes of a sequence task: PoolerConfig's, else `default`."""
     return default if config.seq_pooling_type is None else (SEQ_POOLING[config.seq_pooling_type],)
 
 
@@ -117,48 +139,29 @@ def _named(name: str, source: str) -> Activation:
 
 @dataclass(frozen=True, slots=True)
 class ClassifierHead:
-    """[dense + its activation] -> classifier -> (logits - mean) / sigma -> activation where the row asks for it."""
+    """[dense + activation [+ norm]] -> classifier -> (logits - mean) / sigma -> activation where a row asks for it."""
 
     dense: Linear | None
     dense_activation: str
     classifier: Linear
     activation: Activation
+    norm: LayerNorm | None = None
     logit_mean: float | None = None
     logit_sigma: float | None = None
-
-    @classmethod
-    def load(
-        cls,
-        weights: WeightMap,
-        *,
-        dense: str | None,
-        dense_activation: str,
-        classifier: str,
-        hidden_size: int,
-        num_labels: int,
-        activation: Activation,
-        config: PoolerConfig,
-    ) -> ClassifierHead:
-        """Take the head's tensors by name, in float32."""
-        square = (hidden_size, hidden_size)
-        return cls(
-            dense=None if dense is None else Linear.load(weights, dense, square, HEAD_ARITHMETIC),
-            dense_activation=dense_activation,
-            classifier=Linear.load(weights, classifier, (num_labels, hidden_size), HEAD_ARITHMETIC),
-            activation=activation,
-            logit_mean=config.logit_mean,
-            logit_sigma=config.logit_sigma,
-        )
 
     def __call__(self, pooled: Tensor, use_activation: Tensor) -> Tensor:
         """Scores [num_rows, num_labels] of pooled [num_rows, hidden_size]; use_activation uint8 [num_rows]."""
         import torch
 
+        dense = self.dense
+        if self.norm is not None:  # between the two products, which the kernel would run as one
+            pooled = pooled if dense is None else dense(pooled, activation=self.dense_activation)
+            pooled, dense = self.norm(pooled), None
         out = ops.classifier_head(
             pooled,
             self.classifier.packed,
             use_activation * ops.HEAD_ACTIVATIONS[self.activation.kernel],
-            dense=None if self.dense is None else self.dense.packed,
+            dense=None if dense is None else dense.packed,
             dense_activation=self.dense_activation,
             logit_mean=self.logit_mean,
             logit_sigma=self.logit_sigma,

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 class Deferred(Protocol):
-    """A prompt whose text is made when it is its turn to be tokenised."""
+    """A prompt whose text is made when it is its turn to be tokenised. Its length is about the text's, in characters."""
+
+    def __len__(self) -> int: ...
 
     def fitted(self, tokenizer: Tokenizer, options: TokenizeOptions) -> str:
         """The text, of at most options.truncate_to tokens where that is set; raises ValidationError."""

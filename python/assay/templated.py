@@ -60,6 +60,10 @@ class TemplatedPair:
     query: str
     doc: str
 
+    def __len__(self) -> int:
+        """Characters, as far as they are known before the template is rendered."""
+        return len(self.query) + len(self.doc)
+
     def fitted(self, tokenizer: Tokenizer, options: TokenizeOptions) -> str:
         """The rendered pair, of at most `options.truncate_to` tokens: the document gives, the rest stays whole.
 

@@ -62,6 +62,8 @@ def check(
     hf_overrides: Annotated[
         list[str] | None, typer.Option(metavar="JSON", help="Keys to change in config.json.")
     ] = None,
+    runner: Annotated[str, typer.Option(help="auto or pooling.")] = "auto",
+    convert: Annotated[str, typer.Option(help="auto, none, embed or classify.")] = "auto",
     as_json: JsonFlag = False,
 ) -> None:
     """Tell whether a model is supported and how it would be run; exit code 1 where it is not. Reads no weights."""
@@ -69,7 +71,8 @@ def check(
     from assay.models import check_model
 
     overrides = parse_objects("--hf-overrides", hf_overrides) or None
-    report = dataclasses.asdict(check_model(resolve_model(model, revision=revision, weights=False), overrides))
+    files = resolve_model(model, revision=revision, weights=False)
+    report = dataclasses.asdict(check_model(files, overrides, runner=runner, convert=convert))
     if as_json:
         print_json({"model": model, **report})
     else:

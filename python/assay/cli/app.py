@@ -14,7 +14,7 @@ from assay.cli.rank import rerank, score
 from assay.cli.serve import serve
 from assay.dotted_options import fold_dotted_options
 
-JSON_OPTIONS = ("pooler-config", "override-pooler-config", "hf-overrides")
+JSON_OPTIONS = ("pooler-config", "override-pooler-config", "hf-overrides", "chat-template-kwargs")
 """Options that may be given key by key: `--pooler-config.task X`."""
 
 app = typer.Typer(

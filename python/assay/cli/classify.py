@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from assay.llm import LLM
 
+Input = str | list[dict[str, Any]]
+"""A text, or the messages of a conversation."""
+
 CHUNK = 4096
 """Rows handed to the model at once: what `--json` prints as it goes."""
 
@@ -39,9 +42,11 @@ def classify(
 ) -> None:
     """Say which class each text belongs to."""
     rows = read_rows(texts or [], source.file or [], is_literal=source.literal, is_json_lines=source.jsonl)
-    inputs = [row.text(text_field) for row in rows]
+    inputs = [_input(row, text_field) for row in rows]
     if not inputs:
         raise UsageError("no texts in the input")
+    if len({isinstance(given, str) for given in inputs}) > 1:
+        raise UsageError("the input holds both texts and conversations: classify them apart")
     llm = options.load()
     by_token = llm.pooling_task == "token_classify"
     run = _classify_tokens if by_token else _classify_texts
@@ -57,8 +62,23 @@ def classify(
             _show_texts(records, is_raw=options.raw)
 
 
+def _input(row: Row, text_field: str) -> Input:
+    """A line's text, or the conversation under `messages` where it has no text."""
+    if "messages" not in row.fields or text_field in row.fields:
+        return row.text(text_field)
+    messages: Any = row.fields["messages"]
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise UsageError(f"{row.place}: field 'messages' must be a list of objects")
+    return messages
+
+
+def _named(given: Input) -> dict[str, Input]:
+    """An input under the name it has in the output."""
+    return {"text": given} if isinstance(given, str) else {"messages": given}
+
+
 def _classify_texts(
-    llm: LLM, options: ModelOptions, rows: list[Row], inputs: list[str], start: int, top_k: int
+    llm: LLM, options: ModelOptions, rows: list[Row], inputs: list[Input], start: int, top_k: int
 ) -> Iterator[dict[str, Any]]:
     outputs = llm.classify(
         inputs,
@@ -68,18 +88,18 @@ def _classify_texts(
     )
     for index, (row, text, output) in enumerate(zip(rows, inputs, outputs, strict=True), start=start):
         if output.error is not None:
-            yield {"index": index, **row.identity, "error": output.error.message, "text": text}
+            yield {"index": index, **row.identity, "error": output.error.message, **_named(text)}
             continue
         probs, labels = output.outputs.probs, output.outputs.labels
         top = [{"label": _label(labels, i), "score": probs[i]} for i in _best(probs, top_k)]
         record = {"index": index, **row.identity, **top[0], "probs": probs}
         if top_k > 1:
             record["top"] = top
-        yield {**record, "num_tokens": len(output.prompt_token_ids), "text": text}
+        yield {**record, "num_tokens": len(output.prompt_token_ids), **_named(text)}
 
 
 def _classify_tokens(
-    llm: LLM, options: ModelOptions, rows: list[Row], inputs: list[str], start: int, top_k: int
+    llm: LLM, options: ModelOptions, rows: list[Row], inputs: list[Input], start: int, top_k: int
 ) -> Iterator[dict[str, Any]]:
     outputs = llm.encode(
         inputs,
@@ -92,14 +112,19 @@ def _classify_tokens(
     labels = llm.labels
     for index, (row, text, output) in enumerate(zip(rows, inputs, outputs, strict=True), start=start):
         if output.error is not None:
-            yield {"index": index, **row.identity, "error": output.error.message, "text": text}
+            yield {"index": index, **row.identity, "error": output.error.message, **_named(text)}
             continue
         tokens = []
         words = tokenizer.convert_ids_to_tokens(output.prompt_token_ids)
         for word, scores in zip(words, output.outputs.data.tolist(), strict=True):
             top = [{"label": _label(labels, i), "score": scores[i]} for i in _best(scores, top_k)]
             tokens.append({"token": word, **top[0], **({"top": top} if top_k > 1 else {})})
-        yield {"index": index, **row.identity, "tokens": tokens, "text": text}
+        yield {"index": index, **row.identity, "tokens": tokens, **_named(text)}
+
+
+def _line(record: dict[str, Any]) -> str:
+    """An input on one line; of a conversation the last message."""
+    return one_line(record["text"] if "text" in record else str(record["messages"][-1].get("content")))
 
 
 def _best(scores: list[float], count: int) -> list[int]:
@@ -117,7 +142,7 @@ def _show_texts(records: Iterator[dict[str, Any]], *, is_raw: bool) -> None:
     table = []
     for record in records:
         top = record.get("top", [record])
-        cells = [str(record["index"] + 1), one_line(record["text"])]
+        cells = [str(record["index"] + 1), _line(record)]
         cells.append("\n".join(entry["label"] for entry in top))
         cells.append("\n".join(number(entry["score"]) for entry in top))
         if not is_raw:

@@ -39,6 +39,14 @@ class ModelOptions:
         None
     )
     dtype: Annotated[str, typer.Option(rich_help_panel=MODEL, help="auto, float32 or bfloat16.")] = "auto"
+    runner: Annotated[str, typer.Option(rich_help_panel=MODEL, help="auto or pooling.")] = "auto"
+    convert: Annotated[str, typer.Option(rich_help_panel=MODEL, help="auto, none, embed or classify.")] = "auto"
+    chat_template: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=MODEL, metavar="FILE", help="Jinja template of conversations and of pairs, or its name."
+        ),
+    ] = None
     threads: Annotated[int | None, typer.Option(min=1, rich_help_panel=MODEL, help="CPU threads of the kernels.")] = (
         None
     )
@@ -77,6 +85,10 @@ class ModelOptions:
         llm = LLM(
             self.model,
             revision=self.revision,
+            runner=self.runner,
+            convert=self.convert,
+            chat_template=self.chat_template,
+            score_template=self.chat_template,
             dtype=self.dtype,
             hf_overrides=self._overrides(),
             pooler_config=self._pooler_config(task),
@@ -92,9 +104,9 @@ class ModelOptions:
         from assay.files import resolve_model
         from assay.models import check_model
 
-        return check_model(
-            resolve_model(self.model, revision=self.revision, weights=False), self._overrides(), self._pooler_config()
-        )
+        files = resolve_model(self.model, revision=self.revision, weights=False)
+        settings = {"runner": self.runner, "convert": self.convert}
+        return check_model(files, self._overrides(), self._pooler_config(), **settings)
 
     def _overrides(self) -> dict[str, Any] | None:
         return parse_objects("--hf-overrides", self.hf_overrides) or None
@@ -141,6 +153,23 @@ class InputOptions:
     jsonl: Annotated[
         bool, typer.Option("--jsonl", rich_help_panel=INPUT, help="Files hold JSON lines whatever they are called.")
     ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairOptions:
+    """What is said to the template of pairs."""
+
+    instruction: Annotated[
+        str | None, typer.Option(rich_help_panel=INPUT, help="What relevance means, for models that read it.")
+    ] = None
+    chat_template_kwargs: Annotated[
+        list[str] | None, typer.Option(rich_help_panel=INPUT, metavar="JSON", help="Variables of the template.")
+    ] = None
+
+    def keywords(self) -> dict[str, Any]:
+        """Keywords of `LLM.score`."""
+        variables = parse_objects("--chat-template-kwargs", self.chat_template_kwargs)
+        return {"instruction": self.instruction, "chat_template_kwargs": variables or None}
 
 
 def parse_objects(option: str, texts: list[str] | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from assay.cli.guard import UsageError, fail_for, guarded
-from assay.cli.options import INPUT, OUTPUT, InputOptions, ModelOptions, takes
+from assay.cli.options import INPUT, OUTPUT, InputOptions, ModelOptions, PairOptions, takes
 from assay.cli.show import bar, number, one_line, print_json, print_table
 from assay.cli.texts import Row, read_rows
 from assay.errors import ValidationError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from assay.outputs import ScoringRequestOutput
 
 
-@takes(options=ModelOptions)
+@takes(asked=PairOptions, options=ModelOptions)
 @guarded
 def score(
     texts: Annotated[list[str] | None, typer.Argument(help="A query, then one or more documents.")] = None,
@@ -30,6 +30,7 @@ def score(
             rich_help_panel=INPUT, help="Pairs: JSON lines with query and document, or two columns split by a tab."
         ),
     ] = None,
+    asked: PairOptions,
     options: ModelOptions,
     as_json: Annotated[bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print JSON lines.")] = False,
 ) -> None:
@@ -42,6 +43,7 @@ def score(
         use_tqdm=options.shows_progress(len(documents)),
         pooling_params=options.pooling_params(),
         tokenization_kwargs=options.tokenization(),
+        **asked.keywords(),
     )
     table = []
     for index, output in enumerate(outputs):
@@ -57,7 +59,7 @@ def score(
     fail_for(outputs)
 
 
-@takes(source=InputOptions, options=ModelOptions)
+@takes(source=InputOptions, asked=PairOptions, options=ModelOptions)
 @guarded
 def rerank(
     documents: Annotated[
@@ -66,6 +68,7 @@ def rerank(
     *,
     query: Annotated[str, typer.Option("--query", rich_help_panel=INPUT, help="What the documents are ranked for.")],
     source: InputOptions,
+    asked: PairOptions,
     options: ModelOptions,
     text_field: Annotated[
         str, typer.Option(rich_help_panel=INPUT, help="Field of JSON lines that holds the document.")
@@ -88,6 +91,7 @@ def rerank(
         use_tqdm=options.shows_progress(len(texts)),
         pooling_params=options.pooling_params(),
         tokenization_kwargs=options.tokenization(),
+        **asked.keywords(),
     )
     scores = [output.outputs.score if output.error is None else -math.inf for output in outputs]
     order = sorted(range(len(texts)), key=lambda index: -scores[index])[:top_k]

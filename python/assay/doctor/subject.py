@@ -52,7 +52,7 @@ class Subject:
     def hidden_states(self, sequence: Sequence) -> Array:
         """[num_tokens, hidden_size] after the last layer, before any pooling or head."""
         arena = Arena(self.model.arena_size(len(sequence), 1))
-        states: Array = self.model.encoder(pack([sequence], self.model.position_offset), arena).double().numpy()
+        states: Array = self.model.backbone(pack([sequence], self.model.position_offset), arena).double().numpy()
         return states
 
     def changes_in_batches(self, sequences: list[Sequence], alone: list[Array]) -> int:

@@ -86,7 +86,7 @@ def check_keywords(keywords: Mapping[str, Any]) -> None:
                 raise ConfigError(f"{name}={value!r} is not supported: use {choices}{reason}")
         elif name in _WARNED:
             if value:
-                logger.warning("%s=True has no effect: an encoder reads every prompt whole, with no cache", name)
+                logger.warning("%s=True has no effect: every prompt is read whole, and nothing is cached", name)
         elif name == "trust_remote_code":
             if value:
                 logger.warning("trust_remote_code=True has no effect: code from a model folder is never run")

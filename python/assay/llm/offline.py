@@ -128,8 +128,9 @@ class LLM:
             None if loaded.match is None else loaded.match.recipe,
             chat_template,
             score_template,
+            is_converted=loaded.is_converted,
         )
-        renderer = Renderer(loaded.tokenizer, loaded.model.vocab_size, loaded.model.encoder.shape.type_vocab_size)
+        renderer = Renderer(loaded.tokenizer, loaded.model.vocab_size, loaded.model.type_vocab_size)
         self._engine = Engine(loaded.model, renderer, config, loaded.max_model_len)
         if self_check:
             try:

@@ -31,7 +31,8 @@ _INSTRUCTIONS: Final = frozenset(("instruction", "instruct"))
 class Prompts:
     """chat_template: for conversations, instead of the tokenizer's. score_template: for pairs, instead of the recipe's.
 
-    Shared by any number of threads. Raises ConfigError or ValidationError for a template that is none.
+    is_converted: the head is made of a language model's, which was trained on a prompt; pairs without one are warned
+    about. Shared by any number of threads. Raises ConfigError or ValidationError for a template that is none.
     """
 
     def __init__(
@@ -41,10 +42,13 @@ class Prompts:
         recipe: Recipe | None,
         chat_template: Source | None = None,
         score_template: Source | None = None,
+        *,
+        is_converted: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
         self._architecture = architecture
         self._recipe = recipe
+        self._is_converted = is_converted
         self._compiled = functools.lru_cache(maxsize=_KEPT)(self._compile)
         self._chat_source = None if chat_template is None else template_source(chat_template)
         self._score_source = None if score_template is None else template_source(score_template)
@@ -101,6 +105,11 @@ class Prompts:
         if source is None:
             if variables:
                 self._warn("no score template is in use: chat_template_kwargs and instruction have no effect")
+            if self._is_converted and self._recipe is None:
+                self._warn(
+                    "pairs are scored without a template. A language model gives useful scores only behind the prompt "
+                    "it was trained with: pass one as chat_template (or score_template of LLM)"
+                )
             return None
         template = self._compiled(source)
         has_instruction = bool(_INSTRUCTIONS & variables.keys())

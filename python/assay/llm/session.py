@@ -17,6 +17,7 @@ from assay.inputs import plain_prompts
 from assay.llm.calls import check_lora_request, check_task, params_per_prompt, progress
 from assay.outputs import PoolingOutput, PoolingRequestOutput, RequestError, ScoringRequestOutput
 from assay.params import PoolingParams
+from assay.steps import step_selection
 from assay.templated import TemplatedPair
 from assay.text_limits import cut_texts
 from assay.tokenize_options import tokenize_options
@@ -115,7 +116,35 @@ class Session:
         check_lora_request(call.lora_request, len(plain))
         params = params_per_prompt(pooling_params, len(plain), task, self.pooler_config, self.model.hf_config)
         options = self._tokenize_options(call, has_special_tokens=chats is not None)
+        if task == "token_classify" and self.pooler_config.tok_pooling_type == "STEP":
+            return self._stepped(plain, params, options)
         return Prepared(self._job(plain, params, options), finish=list)
+
+    def _stepped(
+        self, prompts: list[Renderable], params: list[PoolingParams], options: TokenizeOptions
+    ) -> Prepared[PoolingRequestOutput[PoolingOutput]]:
+        """Every token is computed, without activation where it is to be over some labels only; then steps are read."""
+        select = functools.partial(
+            step_selection,
+            num_labels=self.model.num_labels,
+            hf_config=self.model.hf_config,
+            pooler_config=self.pooler_config,
+        )
+        selections = [
+            select(each.step_tag_id, each.returned_token_ids, each.use_activation is not False) for each in params
+        ]
+        job = self._job(prompts, params, options)
+        job.use_activation = [
+            flag and selection.label_ids is None for flag, selection in zip(job.use_activation, selections, strict=True)
+        ]
+
+        def finish(results: PoolingResults) -> PoolingResults:
+            for result, selection in zip(results, selections, strict=True):
+                if result.error is None:
+                    result.outputs = PoolingOutput(selection(result.outputs.data, result.prompt_token_ids))
+            return results
+
+        return Prepared(job, finish)
 
     def prepare_score(
         self, data_1: Any, data_2: Any, pooling_params: PoolingParams | None, call: CallOptions

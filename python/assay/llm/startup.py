@@ -47,6 +47,12 @@ class Loaded:
     max_model_len: int
     match: Match | None = None
 
+    @property
+    def is_converted(self) -> bool:
+        """Whether the head is made of rows of a language-model head."""
+        config = self.model.hf_config
+        return config.get("method") is not None or bool(config.get("is_original_qwen3_reranker"))
+
     def view(self, config: EngineConfig) -> EngineView:
         """What `llm.llm_engine` shows of it."""
         model = ModelView(
@@ -57,6 +63,7 @@ class Loaded:
             dtype=self.model.dtype,
             max_model_len=self.max_model_len,
             supported_tasks=tuple(self.model.supported_tasks),
+            attn_type="decoder" if self.model.is_causal else "encoder_only",
         )
         return EngineView(VllmView(model, config))
 
@@ -94,7 +101,8 @@ def load(
     files = resolve_model(name, revision=revision, token=token, offline=offline)
     if tokenizer is not None and Path(tokenizer).is_dir():
         files = replace(files, tokenizer_folder=Path(tokenizer))
-    adapted = adapt(files, HFConfig.from_folder(files.folder, hf_overrides), runner=runner, convert=convert)
+    hf_config = HFConfig.from_folder(files.folder, hf_overrides)
+    adapted = adapt(files, hf_config, pooler_config, runner=runner, convert=convert)
     hf_config = adapted.hf_config
     _check_head_dtype(hf_config.get("head_dtype"))
     if config.num_threads is not None:
@@ -103,9 +111,10 @@ def load(
         files,
         hf_config,
         dtype=dtype,
-        pooler_config=pooler_config,
+        pooler_config=adapted.pooler_config,
         max_batch_tokens=max(config.max_batch_tokens, max_model_len or 0),
         max_batch_size=config.max_batch_size,
+        max_model_len=max_model_len,
     )
     _check_convert(convert, model)
     text_tokenizer = None
@@ -143,7 +152,7 @@ def _max_model_len(asked: int | None, model: PoolingModel) -> int:
         f"User-specified max_model_len ({asked}) is greater than the derived max_model_len "
         f"({model.max_model_len_source} in model's config.json)."
     )
-    num_positions = model.encoder.shape.max_model_len
+    num_positions = model.num_positions
     if asked <= num_positions and os.environ.get(_ALLOW_LONG, "").lower() in ("1", "true"):
         logger.warning("%s %s is set: scores of inputs that long are on the caller.", message, _ALLOW_LONG)
         return asked

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from assay.models.family import Family, HeadNames, LayerNames, bert_shape
+from assay.models.encoder import EncoderLoader
+from assay.models.encoder_shape import EncoderLayerNames, bert_shape
+from assay.models.family import SEQUENCE, TOKEN, Family, HeadShape
 
-BERT_LAYER = LayerNames(
+BERT_LAYER = EncoderLayerNames(
     query="encoder.layer.{}.attention.self.query",
     key="encoder.layer.{}.attention.self.key",
     value="encoder.layer.{}.attention.self.value",
@@ -15,7 +17,12 @@ BERT_LAYER = LayerNames(
     mlp_norm="encoder.layer.{}.output.LayerNorm",
 )
 
-BERT_HEAD = HeadNames(dense="{}pooler.dense", dense_activation="tanh", classifier="classifier")
+TOKEN_HEAD = HeadShape(classifier="classifier", is_per_token=True)
+
+BERT_HEADS = {SEQUENCE: HeadShape(dense="{}pooler.dense", classifier="classifier"), TOKEN: TOKEN_HEAD}
+
+PRETRAINING = ("ForMaskedLM", "ForPreTraining")
+"""Classes whose backbone a sentence-transformers folder may use; alone they answer no question here."""
 
 FAMILY = Family(
     name="BERT",
@@ -23,7 +30,8 @@ FAMILY = Family(
     model_types=("bert",),
     prefixes=("bert.",),
     shape=bert_shape,
-    layer=BERT_LAYER,
-    head=BERT_HEAD,
+    backbone=EncoderLoader(BERT_LAYER),
+    heads=BERT_HEADS,
+    pretraining=PRETRAINING,
     other_heads=(r"cls\..*",),
 )

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from assay.models.family import (
-    EncoderShape,
-    Family,
-    HeadNames,
-    LayerNames,
-    checked_heads,
-    hidden_activation,
-    refuse_unsupported,
-)
+from assay.models.bert import PRETRAINING, TOKEN_HEAD
+from assay.models.encoder import EncoderLoader
+from assay.models.encoder_shape import EncoderLayerNames, EncoderShape, refuse_unsupported
+from assay.models.family import SEQUENCE, TOKEN, Family, HeadShape, checked_heads, hidden_activation
 
 if TYPE_CHECKING:
     from assay.hf_config import HFConfig
@@ -46,16 +41,22 @@ FAMILY = Family(
     model_types=("distilbert",),
     prefixes=("distilbert.",),
     shape=shape,
-    layer=LayerNames(
-        query="transformer.layer.{}.attention.q_lin",
-        key="transformer.layer.{}.attention.k_lin",
-        value="transformer.layer.{}.attention.v_lin",
-        attn_out="transformer.layer.{}.attention.out_lin",
-        attn_norm="transformer.layer.{}.sa_layer_norm",
-        mlp_up="transformer.layer.{}.ffn.lin1",
-        mlp_down="transformer.layer.{}.ffn.lin2",
-        mlp_norm="transformer.layer.{}.output_layer_norm",
+    backbone=EncoderLoader(
+        EncoderLayerNames(
+            query="transformer.layer.{}.attention.q_lin",
+            key="transformer.layer.{}.attention.k_lin",
+            value="transformer.layer.{}.attention.v_lin",
+            attn_out="transformer.layer.{}.attention.out_lin",
+            attn_norm="transformer.layer.{}.sa_layer_norm",
+            mlp_up="transformer.layer.{}.ffn.lin1",
+            mlp_down="transformer.layer.{}.ffn.lin2",
+            mlp_norm="transformer.layer.{}.output_layer_norm",
+        )
     ),
-    head=HeadNames(dense="pre_classifier", dense_activation="relu", classifier="classifier"),
+    heads={
+        SEQUENCE: HeadShape(dense="pre_classifier", dense_activation="relu", classifier="classifier"),
+        TOKEN: TOKEN_HEAD,
+    },
+    pretraining=PRETRAINING,
     other_heads=(r"vocab_(transform|layer_norm|projector)\..*",),
 )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from assay.models.bert import BERT_LAYER
-from assay.models.family import EncoderShape, Family, HeadNames, bert_shape
+from assay.models.bert import BERT_LAYER, PRETRAINING, TOKEN_HEAD
+from assay.models.encoder import EncoderLoader
+from assay.models.encoder_shape import EncoderShape, bert_shape
+from assay.models.family import SEQUENCE, TOKEN, Family, HeadShape
 
 if TYPE_CHECKING:
     from assay.hf_config import HFConfig
@@ -23,7 +25,11 @@ FAMILY = Family(
     model_types=("electra",),
     prefixes=("electra.",),
     shape=shape,
-    layer=BERT_LAYER,
-    head=HeadNames(dense="classifier.dense", dense_activation="gelu", classifier="classifier.out_proj"),
+    backbone=EncoderLoader(BERT_LAYER),
+    heads={
+        SEQUENCE: HeadShape(dense="classifier.dense", dense_activation="gelu", classifier="classifier.out_proj"),
+        TOKEN: TOKEN_HEAD,
+    },
+    pretraining=PRETRAINING,
     other_heads=(r"discriminator_predictions\..*", r"generator_predictions\..*", r"generator_lm_head\..*"),
 )

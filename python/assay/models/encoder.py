@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from assay.arena import Arena
     from assay.batch import RaggedBatch
-    from assay.models.family import EncoderShape, Family, LayerNames
+    from assay.models.encoder_shape import EncoderLayerNames, EncoderShape
     from assay.weights import WeightMap
 
 FLOAT32_BYTES = 4
@@ -28,22 +28,6 @@ class Encoder:
     embeddings: Embeddings
     project: Linear | None
     layers: tuple[EncoderLayer, ...]
-
-    @classmethod
-    def load(cls, weights: WeightMap, prefix: str, family: Family, shape: EncoderShape, arithmetic: str) -> Encoder:
-        """Take the backbone's tensors (their names: `tensor_names`)."""
-        project = None
-        if shape.embedding_size != shape.hidden_size:
-            sizes = (shape.hidden_size, shape.embedding_size)
-            project = Linear.load(weights, f"{prefix}embeddings_project", sizes, arithmetic)
-        return cls(
-            shape=shape,
-            embeddings=_load_embeddings(weights, f"{prefix}embeddings", shape, arithmetic),
-            project=project,
-            layers=tuple(
-                _load_layer(weights, prefix, i, family.layer, shape, arithmetic) for i in range(shape.num_layers)
-            ),
-        )
 
     def arena_size(self, num_tokens: int, num_seqs: int) -> int:
         """Bytes of arena one call needs for a batch of this size."""
@@ -74,21 +58,48 @@ class Encoder:
         return self.layers[-1](hidden_states, batch, workspace, rows, rows_out)
 
 
-def tensor_names(prefix: str, family: Family, shape: EncoderShape) -> list[str]:
-    """Every tensor of the backbone."""
-    names = ["embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight"]
-    if shape.type_vocab_size:
-        names.append("embeddings.token_type_embeddings.weight")
-    if shape.task_type_vocab_size:
-        names.append("embeddings.task_type_embeddings.weight")
-    modules = ["embeddings.LayerNorm"]
-    if shape.embedding_size != shape.hidden_size:
-        modules.append("embeddings_project")
-    layer = family.layer
-    parts = [layer.query, layer.key, layer.value, layer.attn_out, layer.attn_norm]
-    parts += [layer.mlp_up, layer.mlp_down, layer.mlp_norm]
-    modules += [part.format(i) for i in range(shape.num_layers) for part in parts]
-    return [prefix + name for name in names + [f"{m}.{kind}" for m in modules for kind in ("weight", "bias")]]
+@dataclass(frozen=True, slots=True)
+class EncoderLoader:
+    """Takes an encoder's tensors; the names inside a layer are the family's, those around the layers are BERT's."""
+
+    layer: EncoderLayerNames
+
+    @property
+    def word_table(self) -> str:
+        return "embeddings.word_embeddings.weight"
+
+    def tensor_names(self, shape: EncoderShape) -> list[str]:
+        """Every tensor of the backbone, without its prefix."""
+        names = [self.word_table, "embeddings.position_embeddings.weight"]
+        if shape.type_vocab_size:
+            names.append("embeddings.token_type_embeddings.weight")
+        if shape.task_type_vocab_size:
+            names.append("embeddings.task_type_embeddings.weight")
+        modules = ["embeddings.LayerNorm"]
+        if shape.embedding_size != shape.hidden_size:
+            modules.append("embeddings_project")
+        layer = self.layer
+        parts = [layer.query, layer.key, layer.value, layer.attn_out, layer.attn_norm]
+        parts += [layer.mlp_up, layer.mlp_down, layer.mlp_norm]
+        modules += [part.format(i) for i in range(shape.num_layers) for part in parts]
+        return names + [f"{module}.{kind}" for module in modules for kind in ("weight", "bias")]
+
+    def load(
+        self, weights: WeightMap, prefix: str, shape: EncoderShape, arithmetic: str, max_model_len: int
+    ) -> Encoder:
+        """Take every tensor; the position table is kept whole whatever max_model_len."""
+        project = None
+        if shape.embedding_size != shape.hidden_size:
+            sizes = (shape.hidden_size, shape.embedding_size)
+            project = Linear.load(weights, f"{prefix}embeddings_project", sizes, arithmetic)
+        return Encoder(
+            shape=shape,
+            embeddings=_load_embeddings(weights, f"{prefix}embeddings", shape, arithmetic),
+            project=project,
+            layers=tuple(
+                _load_layer(weights, prefix, i, self.layer, shape, arithmetic) for i in range(shape.num_layers)
+            ),
+        )
 
 
 def _load_embeddings(weights: WeightMap, name: str, shape: EncoderShape, arithmetic: str) -> Embeddings:
@@ -110,7 +121,7 @@ def _load_embeddings(weights: WeightMap, name: str, shape: EncoderShape, arithme
 
 
 def _load_layer(
-    weights: WeightMap, prefix: str, index: int, names: LayerNames, shape: EncoderShape, arithmetic: str
+    weights: WeightMap, prefix: str, index: int, names: EncoderLayerNames, shape: EncoderShape, arithmetic: str
 ) -> EncoderLayer:
     hidden, inner = shape.hidden_size, shape.intermediate_size
 

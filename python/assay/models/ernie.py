@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from assay.models.bert import BERT_HEAD, BERT_LAYER
-from assay.models.family import EncoderShape, Family, bert_shape
+from assay.models.bert import BERT_HEADS, BERT_LAYER, PRETRAINING
+from assay.models.encoder import EncoderLoader
+from assay.models.encoder_shape import EncoderShape, bert_shape
+from assay.models.family import Family
 
 if TYPE_CHECKING:
     from assay.hf_config import HFConfig
@@ -24,8 +26,8 @@ FAMILY = Family(
     model_types=("ernie",),
     prefixes=("ernie.", "bert."),
     shape=shape,
-    layer=BERT_LAYER,
-    head=BERT_HEAD,
-    other_heads=(),
+    backbone=EncoderLoader(BERT_LAYER),
+    heads=BERT_HEADS,
+    pretraining=PRETRAINING,
     ignored=(r"cls\..*", r"lm_head\..*", r"{}embeddings\.task_type_embeddings\.weight"),
 )

@@ -1,16 +1,22 @@
-"""What a family file states: sizes, tensor names, head. Pure data, so that a new family is one short file."""
+"""What a family file states: its names, how its config is read, how its backbone loads, and its heads."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from assay.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import Tensor
+
+    from assay.arena import Arena
+    from assay.batch import RaggedBatch
     from assay.hf_config import HFConfig
+    from assay.weights import WeightMap
 
 HIDDEN_ACTIVATIONS = {
     "gelu": "gelu",
@@ -22,108 +28,143 @@ HIDDEN_ACTIVATIONS = {
 }
 """config.json names of the MLP activation, and what `ops` calls them."""
 
+SEQUENCE, TOKEN, BACKBONE = "ForSequenceClassification", "ForTokenClassification", "Model"
+"""What transformers puts behind a family's class name."""
 
-@dataclass(frozen=True, slots=True)
-class EncoderShape:
-    """Sizes of an encoder, in the words of this package."""
 
-    vocab_size: int
-    hidden_size: int
-    embedding_size: int
-    num_layers: int
-    num_heads: int
-    intermediate_size: int
-    max_positions: int
-    type_vocab_size: int
-    task_type_vocab_size: int
-    activation: str
-    epsilon: float
-    position_offset: int = 0
+class BackboneShape(Protocol):
+    """What the rest of the package asks about a backbone's sizes."""
 
     @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_heads
+    def vocab_size(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def type_vocab_size(self) -> int: ...
+    @property
+    def position_offset(self) -> int: ...
+    @property
+    def max_positions(self) -> int: ...
+    @property
+    def max_model_len(self) -> int: ...
+    @property
+    def has_position_table(self) -> bool: ...
+    @property
+    def is_causal(self) -> bool: ...
+
+
+class Backbone(Protocol):
+    """A loaded backbone: ids in, hidden states out."""
 
     @property
-    def max_model_len(self) -> int:
-        """Tokens the position table has rows for."""
-        return self.max_positions - self.position_offset
+    def shape(self) -> BackboneShape: ...
+
+    def arena_size(self, num_tokens: int, num_seqs: int) -> int:
+        """Bytes of arena one call needs for a batch of this size."""
+        ...
+
+    def __call__(self, batch: RaggedBatch, arena: Arena, rows: Tensor | None = None) -> Tensor:
+        """Hidden states [num_tokens, hidden_size] float32, or with rows int32 [num_seqs] only those."""
+        ...
+
+
+ShapeT = TypeVar("ShapeT", bound=BackboneShape)
+ShapeT_contra = TypeVar("ShapeT_contra", bound=BackboneShape, contravariant=True)
+
+
+class BackboneLoader(Protocol[ShapeT_contra]):
+    """How the tensors of a checkpoint become a backbone."""
+
+    @property
+    def word_table(self) -> str:
+        """The tensor by which the backbone is found in a checkpoint."""
+        ...
+
+    def tensor_names(self, shape: ShapeT_contra) -> list[str]:
+        """Every tensor of the backbone, without its prefix."""
+        ...
+
+    def load(
+        self, weights: WeightMap, prefix: str, shape: ShapeT_contra, arithmetic: str, max_model_len: int
+    ) -> Backbone:
+        """Take every tensor; no sequence will be longer than max_model_len tokens."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class LayerNames:
-    """Tensor names of one layer, without .weight and .bias; `{}` is the layer's number."""
+class HeadShape:
+    """A classification head: [dense + activation [+ LayerNorm]] -> classifier, read as pooled rows or every token.
 
-    query: str
-    key: str
-    value: str
-    attn_out: str
-    attn_norm: str
-    mlp_up: str
-    mlp_down: str
-    mlp_norm: str
+    Names are without .weight and .bias; `{}` is the backbone's prefix. classifier_has_bias None: where the checkpoint
+    has one. num_labels: what the architecture fixes. use_activation: what a request that does not say gets.
+    step_tag_id: the token whose rows a process reward model is read at.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class HeadNames:
-    """Tensor names of the sequence-classification head; `{}` is the backbone's prefix."""
-
-    dense: str
-    dense_activation: str
     classifier: str
+    classifier_has_bias: bool | None = True
+    dense: str | None = None
+    dense_activation: str = "tanh"
+    dense_has_bias: bool = True
+    norm: str | None = None
+    norm_has_bias: bool = True
+    epsilon: float = 1e-5
+    is_per_token: bool = False
+    num_labels: int | None = None
+    use_activation: bool = True
+    step_tag_id: int | None = None
+
+
+def _as_stated(config: HFConfig, head: HeadShape) -> HeadShape:
+    return head
+
+
+def first_token(config: HFConfig) -> str:
+    """Default pooling of encoders."""
+    return "cls"
+
+
+def last_token(config: HFConfig) -> str:
+    """Default pooling of causal models."""
+    return "last_token"
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class Family(Generic[ShapeT]):
     """One row of the registry.
 
     class_names: what transformers puts before ForSequenceClassification and the like. prefixes: where the backbone's
-    tensors may lie (or without any). other_heads: patterns of pretraining heads that a bare backbone may carry along.
-    ignored: patterns every checkpoint may carry along. `{}` in a pattern is the backbone's prefix.
+    tensors may lie (or without any). heads: by what follows the class name. configure_head: what config.json says
+    about a head. pooling: the default of sequence tasks, from config.json; is_pooling_fixed: no request changes it.
+    pretraining: what follows the class name where only the backbone is of use here. lm_head: the language-model head
+    a classifier may be cut out of; is_tied: it is the word table where config.json does not say. other_heads: patterns
+    of heads that a bare backbone may carry along. ignored: patterns every checkpoint may carry along. `{}` in a pattern
+    is the backbone's prefix.
     """
 
     name: str
     class_names: tuple[str, ...]
     model_types: tuple[str, ...]
     prefixes: tuple[str, ...]
-    shape: Callable[[HFConfig], EncoderShape]
-    layer: LayerNames
-    head: HeadNames
-    other_heads: tuple[str, ...]
+    shape: Callable[[HFConfig], ShapeT]
+    backbone: BackboneLoader[ShapeT]
+    heads: Mapping[str, HeadShape]
+    configure_head: Callable[[HFConfig, HeadShape], HeadShape] = field(default=_as_stated)
+    pooling: Callable[[HFConfig], str] = field(default=first_token)
+    is_pooling_fixed: bool = False
+    pretraining: tuple[str, ...] = ()
+    lm_head: str | None = None
+    is_tied: bool = False
+    other_heads: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
 
-def bert_shape(config: HFConfig, *, position_offset: int = 0) -> EncoderShape:
-    """Read the keys BERT introduced and most families kept."""
-    refuse_unsupported(config)
-    hidden_size = config.require("hidden_size")
-    return EncoderShape(
-        vocab_size=config.require("vocab_size"),
-        hidden_size=hidden_size,
-        embedding_size=hidden_size,
-        num_layers=config.require("num_hidden_layers"),
-        num_heads=checked_heads(config.require("num_attention_heads"), hidden_size),
-        intermediate_size=config.require("intermediate_size"),
-        max_positions=config.get("max_position_embeddings", 512),
-        type_vocab_size=config.get("type_vocab_size", 2),
-        task_type_vocab_size=0,
-        activation=hidden_activation(config.get("hidden_act", "gelu")),
-        epsilon=float(config.get("layer_norm_eps", 1e-12)),
-        position_offset=position_offset,
-    )
-
-
-def refuse_unsupported(config: HFConfig) -> None:
+def refuse_keys(config: HFConfig, *names: str) -> None:
     """Raise UnsupportedModelError for config keys that change the computation in ways not implemented."""
-    if config.get("position_embedding_type", "absolute") not in ("absolute", None):
-        raise UnsupportedModelError("Only 'absolute' position_embedding_type is supported")
-    for key in ("is_decoder", "add_cross_attention"):
-        if config.get(key):
-            raise UnsupportedModelError(f"config.json: {key}=true (causal or cross attention) is not supported")
-    if config.get("pruned_heads"):
-        raise UnsupportedModelError("config.json: pruned_heads is not supported")
-    if config.get("quantization_config") is not None:
-        raise UnsupportedModelError("config.json: quantization_config is not supported")
+    for name in ("quantization_config", *names):
+        value: Any = config.get(name)
+        if value is not None and value is not False:
+            shown = "=true" if value is True else f"={value!r}" if isinstance(value, int | float | str) else ""
+            raise UnsupportedModelError(f"config.json: {name}{shown} is not supported")
 
 
 def checked_heads(num_heads: int, hidden_size: int) -> int:

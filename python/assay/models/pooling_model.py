@@ -1,4 +1,4 @@
-"""A loaded model: the encoder, and per task a pooling and a head."""
+"""A loaded model: the backbone, and per task a pooling and a head."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from assay import ops
 from assay.arena import Arena
-from assay.models.registry import ALL_TOKENS
+from assay.models.plan import ALL_TOKENS
 from assay.pooler import ClassifierHead, normalized, pool
 from assay.tasks import SCORE_KINDS
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from assay.batch import RaggedBatch
     from assay.config import PoolerConfig
     from assay.hf_config import HFConfig
-    from assay.models.encoder import Encoder
+    from assay.models.family import Backbone
     from assay.models.sentence_transformer import Dense
 
 
@@ -49,7 +49,7 @@ class PoolingModel:
         self,
         *,
         architecture: str,
-        encoder: Encoder,
+        backbone: Backbone,
         heads: dict[str, TaskHead],
         task: str,
         hf_config: HFConfig,
@@ -63,7 +63,7 @@ class PoolingModel:
         max_batch_size: int,
     ) -> None:
         self.architecture = architecture
-        self.encoder = encoder
+        self.backbone = backbone
         self.heads = heads
         self.task = task
         self.hf_config = hf_config
@@ -73,8 +73,7 @@ class PoolingModel:
         self.max_model_len = max_model_len
         self.max_model_len_source = max_model_len_source
         self.embedding_size = embedding_size
-        num_tokens = max(max_batch_tokens, encoder.shape.max_model_len)  # the longest sequence always fits
-        self._arena = Arena(self.arena_size(num_tokens, max_batch_size))
+        self._arena = Arena(self.arena_size(max_batch_tokens, max_batch_size))
 
     @property
     def supported_tasks(self) -> tuple[str, ...]:
@@ -90,17 +89,32 @@ class PoolingModel:
 
     @property
     def hidden_size(self) -> int:
-        return self.encoder.shape.hidden_size
+        return self.backbone.shape.hidden_size
 
     @property
     def vocab_size(self) -> int:
         """Rows of the word table: a token id must be below it."""
-        return self.encoder.shape.vocab_size
+        return self.backbone.shape.vocab_size
 
     @property
     def position_offset(self) -> int:
         """What `pack` adds to every position."""
-        return self.encoder.shape.position_offset
+        return self.backbone.shape.position_offset
+
+    @property
+    def type_vocab_size(self) -> int:
+        """Token types a request may name: each must be below it."""
+        return self.backbone.shape.type_vocab_size
+
+    @property
+    def is_causal(self) -> bool:
+        """Every token sees only those before it."""
+        return self.backbone.shape.is_causal
+
+    @property
+    def num_positions(self) -> int:
+        """Tokens of the longest sequence the weights have positions for."""
+        return self.backbone.shape.max_model_len
 
     @property
     def default_use_activation(self) -> bool:
@@ -131,7 +145,7 @@ class PoolingModel:
 
     def arena_size(self, num_tokens: int, num_seqs: int) -> int:
         """Bytes of working memory for batches up to this size."""
-        return self.encoder.arena_size(num_tokens, num_seqs)
+        return self.backbone.arena_size(num_tokens, num_seqs)
 
     def run(
         self, batch: RaggedBatch, use_activation: list[bool], dimensions: list[int | None] | None = None
@@ -150,7 +164,7 @@ class PoolingModel:
         self._arena.reset()
         task = self.heads[self.task]
         is_per_token = task.pooling == ALL_TOKENS
-        rows = self.encoder(batch, self._arena) if is_per_token else self._pooled(batch, task.pooling)
+        rows = self.backbone(batch, self._arena) if is_per_token else self._pooled(batch, task.pooling)
         if isinstance(task.head, EmbeddingHead):
             counts = lengths if is_per_token else [1] * batch.num_seqs
             results = _finished(task.head(rows), counts, use_activation, dimensions)
@@ -162,10 +176,10 @@ class PoolingModel:
 
     def _pooled(self, batch: RaggedBatch, modes: tuple[str, ...]) -> Tensor:
         if modes == ("cls",):
-            return self.encoder(batch, self._arena, batch.cu_seqlens[:-1])
+            return self.backbone(batch, self._arena, batch.cu_seqlens[:-1])
         if modes == ("last_token",):
-            return self.encoder(batch, self._arena, batch.cu_seqlens[1:] - 1)
-        return pool(self.encoder(batch, self._arena), batch, modes)
+            return self.backbone(batch, self._arena, batch.cu_seqlens[1:] - 1)
+        return pool(self.backbone(batch, self._arena), batch, modes)
 
 
 def _finished(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from assay.models.bert import BERT_LAYER
-from assay.models.family import EncoderShape, Family, HeadNames, bert_shape
+from assay.models.bert import BERT_LAYER, PRETRAINING, TOKEN_HEAD
+from assay.models.encoder import EncoderLoader
+from assay.models.encoder_shape import EncoderShape, bert_shape
+from assay.models.family import SEQUENCE, TOKEN, Family, HeadShape
 
 if TYPE_CHECKING:
     from assay.hf_config import HFConfig
@@ -25,8 +27,9 @@ FAMILY = Family(
     model_types=("roberta", "xlm-roberta", "camembert"),
     prefixes=("roberta.",),
     shape=shape,
-    layer=BERT_LAYER,
-    head=HeadNames(dense="classifier.dense", dense_activation="tanh", classifier="classifier.out_proj"),
+    backbone=EncoderLoader(BERT_LAYER),
+    heads={SEQUENCE: HeadShape(dense="classifier.dense", classifier="classifier.out_proj"), TOKEN: TOKEN_HEAD},
+    pretraining=PRETRAINING,
     other_heads=(r"lm_head\..*",),
     ignored=(r"{}pooler\..*",),  # saved by older versions, read by no classifier
 )

@@ -16,6 +16,8 @@ MAX_ENTRIES: Final = 10
 """Entries of a schema failure that are spelled out."""
 MAX_ECHO, MAX_ENTRY = 200, 1000
 """Characters of one echoed value, and of one whole entry."""
+MAX_MESSAGE: Final = 4000
+"""Characters of a message from further down, which may quote the request."""
 
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 _TRACEBACK: Final = re.compile(r"(?m)^(Traceback \(most recent call last\):|\s*File \"[^\"]*\", line \d+.*)\n?")
@@ -60,7 +62,7 @@ def failure_of(err: BaseException, overload_status: int = 429) -> Failure:
     """The failure that an exception stands for; one that nobody expected says nothing of its cause."""
     if isinstance(err, Refused):
         return err.failure
-    message = scrubbed(_with_notes(err))
+    message = _clipped(scrubbed(_with_notes(err)), MAX_MESSAGE)
     if isinstance(err, errors.EngineDrainingError):
         return Failure(503, UNAVAILABLE, message, retry_after_s=DRAIN_RETRY_S)
     if isinstance(err, errors.OverloadedError):
@@ -77,6 +79,8 @@ def failure_of(err: BaseException, overload_status: int = 429) -> Failure:
         return Failure(400, BAD_REQUEST, message, err.parameter)
     if isinstance(err, ValueError | TypeError | OverflowError) or _is_template_error(err):
         return Failure(400, BAD_REQUEST, message)
+    if isinstance(err, RecursionError):
+        return Failure(400, BAD_REQUEST, "The request is nested too deeply.")
     if isinstance(err, NotImplementedError):
         return Failure(501, "NotImplementedError", message)
     return Failure(500, INTERNAL, "Internal server error: the server's log says more.")

@@ -161,6 +161,7 @@ def parse(arguments: Sequence[str], program: str) -> ServerSettings:
             trust_media_options=given.trust_request_mm_kwargs,
             chat_template=given.chat_template,
             chat_template_kwargs=given.default_chat_template_kwargs,
+            content_format=given.chat_template_content_format,
         ),
         access=Access(
             api_keys=tuple(given.api_key or ([environment] if environment else [])),

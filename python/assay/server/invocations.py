@@ -32,6 +32,10 @@ class Invocations(Endpoint):
         kinds = "classify (input or messages), rerank (query, documents), score (queries, documents), pooling, predict"
         raise refuse(f"Cannot find suitable handler for request. Expected one of: [{kinds}]")
 
+    def _is_served(self) -> bool:
+        """Every model does something."""
+        return True
+
     def _can(self, operation: Operation, body: Any) -> bool:
         try:
             if operation.check is not None:

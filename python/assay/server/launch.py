@@ -76,9 +76,10 @@ def load_models(settings: ServerSettings, stack: ExitStack) -> list[ServedModel]
 
     models = []
     for spec in settings.models:
-        keywords = {**spec.keywords}
+        keywords = dict(spec.keywords)
         if settings.requests.chat_template is not None:
-            keywords.setdefault("chat_template", settings.requests.chat_template)
+            template = settings.requests.chat_template
+            keywords = {"chat_template": template, "score_template": template, **keywords}
         llm = stack.enter_context(LLM(spec.source, **keywords))
         models.append(ServedModel(llm, spec.names, source=spec.source))
     return models

@@ -78,5 +78,5 @@ class Lifecycle:
 
 def _probe_job(model: ServedModel) -> Job:
     prompt: str | list[int] = [1] if model.session.renderer.tokenizer is None else "ready"
-    options = CallOptions(False, None, {"truncate_prompt_tokens": -1}, None)
+    options = CallOptions(tokenization_kwargs={"truncate_prompt_tokens": -1})
     return model.session.prepare_encode(model.task, [prompt], None, options).job

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from assay.chat import ChatOptions
 from assay.inputs import check_cache_salt
-from assay.llm.session import CallOptions
+from assay.llm.session import CallOptions, ScoreOptions
 from assay.params import PoolingParams
 from assay.server import windows
 from assay.server.errors import refuse
@@ -36,8 +37,7 @@ class PreparedCall:
 def prepare(call: Call, model: ServedModel, policy: RequestPolicy) -> PreparedCall:
     """Check `call` against `model`; raises Refused or a ValueError. May tokenise: see `is_heavy`."""
     _check_conditions(call, model)
-    options = CallOptions(False, None, _tokenization(call, model, policy), None)
-    prepared, shape = _prepared(call, model, options, policy)
+    prepared, shape = _prepared(call, model, _options(call, model, policy))
     job = prepared.job
     job.priority = call.priority
     job.cache_salt = call.cache_salt
@@ -102,6 +102,28 @@ def _check_conditions(call: Call, model: ServedModel) -> None:
         raise refuse("long_input reads the whole text: it excludes truncate_prompt_tokens", param="long_input")
 
 
+def _options(call: Call, model: ServedModel, policy: RequestPolicy) -> CallOptions:
+    """Tokenization and templates; the server's variables for templates are there unless the request sets them."""
+    work, tokenization = call.work, _tokenization(call, model, policy)
+    if isinstance(work, Chat):
+        return CallOptions(tokenization_kwargs=tokenization, chat=chat_options(work, policy))
+    if isinstance(work, Encode):
+        return CallOptions(tokenization_kwargs=tokenization)
+    variables = {**policy.chat_template_kwargs, **work.chat_template_kwargs}
+    return CallOptions(tokenization_kwargs=tokenization, scoring=ScoreOptions(chat_template_kwargs=variables or None))
+
+
+def chat_options(work: Chat, policy: RequestPolicy) -> ChatOptions:
+    """How a request's conversation is rendered."""
+    return ChatOptions(
+        chat_template=work.chat_template,
+        add_generation_prompt=work.add_generation_prompt,
+        continue_final_message=work.continue_final_message,
+        chat_template_kwargs={**policy.chat_template_kwargs, **work.chat_template_kwargs},
+        content_format=policy.content_format,
+    )
+
+
 def _tokenization(call: Call, model: ServedModel, policy: RequestPolicy) -> dict[str, Any]:
     kwargs = dict(call.tokenization)
     cuts = policy.auto_truncate if call.cut_long is None else call.cut_long
@@ -113,19 +135,15 @@ def _tokenization(call: Call, model: ServedModel, policy: RequestPolicy) -> dict
 Shape = Callable[[list[Any], "list[Result]"], "list[Item]"]
 
 
-def _prepared(
-    call: Call, model: ServedModel, options: CallOptions, policy: RequestPolicy
-) -> tuple[Prepared[Any], Shape]:
+def _prepared(call: Call, model: ServedModel, options: CallOptions) -> tuple[Prepared[Any], Shape]:
     work = call.work
     if isinstance(work, Score):
-        return _prepared_score(call, work, model, options, policy)
+        return _prepared_score(call, work, model, options)
     task = model.check_task(work.task)
     scale, is_active = _scaling(call, model)
     params = PoolingParams(use_activation=is_active, dimensions=call.dimensions)
     session = model.session
-    if isinstance(work, Chat):
-        raise refuse("chat is not there yet")
-    prompts, counts = _windowed(call, work, model)
+    prompts, counts = ([work.messages], None) if isinstance(work, Chat) else _windowed(call, work, model)
     prepared = session.prepare_encode(task, prompts, params, options)
 
     def shape(outputs: list[PoolingRequestOutput[PoolingOutput]], results: list[Result]) -> list[Item]:
@@ -135,9 +153,7 @@ def _prepared(
     return prepared, shape
 
 
-def _prepared_score(
-    call: Call, work: Score, model: ServedModel, options: CallOptions, policy: RequestPolicy
-) -> tuple[Prepared[Any], Shape]:
+def _prepared_score(call: Call, work: Score, model: ServedModel, options: CallOptions) -> tuple[Prepared[Any], Shape]:
     scale, is_active = _scaling(call, model)
     limits = {"max_tokens_per_query": work.max_tokens_per_query, "max_tokens_per_doc": work.max_tokens_per_doc}
     if work.has_soft_limits:

@@ -30,7 +30,8 @@ class RequestPolicy:
     auto_truncate: cut inputs that are too long in every dialect, unless the request says otherwise.
     overload_status: 429, or 503 for clients that retry on nothing else.
     trust_chat_template: whether a request may bring its own chat template.
-    chat_template, chat_template_kwargs: the server's template and the defaults of what it is rendered with.
+    chat_template: the server's own, for conversations and for pairs; chat_template_kwargs: default variables for it.
+    content_format: "string", "openai" or "auto", see `ChatOptions`.
     """
 
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
@@ -41,6 +42,7 @@ class RequestPolicy:
     trust_media_options: bool = False
     chat_template: str | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    content_format: str = "auto"
 
     def __post_init__(self) -> None:
         _positive("max_body_bytes", self.max_body_bytes)

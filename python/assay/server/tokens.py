@@ -13,8 +13,10 @@ from assay.server.body import parse_json, read_body
 from assay.server.dialects import vllm_schema as schema
 from assay.server.dialects.parsing import parsed
 from assay.server.dialects.vllm import CLASSIFY
+from assay.server.dialects.vllm_form import chat_of
 from assay.server.endpoint import failure_response
 from assay.server.errors import failure_of
+from assay.server.prepare import chat_options
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -47,11 +49,21 @@ class TokenEndpoint:
 
 def tokenize(body: Any, state: ServerState) -> dict[str, Any]:
     """POST /tokenize. No length limit."""
-    form = parsed(schema.TokenizeCompletion, body)
+    form: schema.TokenizeCompletion | schema.TokenizeChat
+    if isinstance(body, dict) and "messages" in body:
+        form = parsed(schema.TokenizeChat, body)
+    else:
+        form = parsed(schema.TokenizeCompletion, body)
     model = state.models.find(form.model)
+    text = form.prompt if isinstance(form, schema.TokenizeCompletion) else _chat_text(form, model, state)
     tokenizer = model.require_tokenizer()
-    (sequence,) = tokenizer.encode_batch([form.prompt], add_special_tokens=form.add_special_tokens)
+    (sequence,) = tokenizer.encode_batch([text], add_special_tokens=form.add_special_tokens)
     return tokens_reply(sequence.input_ids, model, form.return_token_strs)
+
+
+def _chat_text(form: schema.TokenizeChat, model: ServedModel, state: ServerState) -> str:
+    policy = state.settings.requests
+    return model.session.prompts.chat_text(form.messages, chat_options(chat_of(form, None, policy), policy))
 
 
 def tokens_reply(token_ids: list[int], model: ServedModel, with_strings: bool) -> dict[str, Any]:

@@ -58,11 +58,9 @@ class RerankTexts(_Body):
 
 def _conditions(form: _Body) -> dict[str, Any]:
     """TEI cuts what is too long unless it is told not to, with special tokens kept."""
-    is_left = form.truncation_direction.lower() == "left"
     return {
         "scale": "logit" if form.raw_scores else "probability",
         "cut_long": form.truncate is not False,
-        "tokenization": {"cut_side": "left"} if is_left and form.truncate is not False else {},
         "reply": form,
     }
 
@@ -89,12 +87,12 @@ def parse_predict(body: Any, policy: RequestPolicy) -> Call:
     return Call(work=Encode([_prompt(row) for row in rows], "classify"), **_conditions(form))
 
 
-def _prompt(row: str | list[str]) -> str | tuple[str, str]:
+def _prompt(row: str | list[str]) -> str | dict[str, str]:
     if isinstance(row, str):
         return row
     if len(row) not in (1, 2):
         raise refuse("`inputs` must hold texts, or lists of one or two texts")
-    return row[0] if len(row) == 1 else (row[0], row[1])
+    return row[0] if len(row) == 1 else {"text": row[0], "text_pair": row[1]}
 
 
 def format_predict(call: Call, answer: Answer, stamp: Stamp) -> Reply:

@@ -62,6 +62,8 @@ def encoded_work(form: Any, task: str | None, policy: RequestPolicy) -> Encode |
 
 def chat_of(form: schema.ChatForm, task: str | None, policy: RequestPolicy) -> Chat:
     """The conversation of a body with `messages`."""
+    if not form.messages or not all(isinstance(message.get("role"), str) for message in form.messages):
+        raise refuse("messages must be a list of messages with `role` and `content`", param="messages")
     if form.add_generation_prompt and form.continue_final_message:
         raise refuse(BOTH_FLAGS)
     kwargs = form.chat_template_kwargs or {}

@@ -1,0 +1,363 @@
+// One transformer block as one parallel region (the formulas stand at TransformerLayerParams):
+//
+//   qkv = norm(x) Wqkv^T | rotary(q, k) | attention | x = norm(x + norm(ctx Wo^T)) | x = norm(x + norm(mlp(norm(x))))
+//
+// The bars are barriers, and each norm and the rotary phase are there or not. From the output projection on, a block of
+// tokens runs through to the end while its activations are in L2 (the wide MLP intermediate never reaches memory);
+// where there are too few blocks to keep all threads busy, each product is spread over output features instead. Both
+// give the same bits, because the order of sums in an element never depends on the cut. Included inside an ISA's
+// namespace after gemm.h, attention.h, norm.h, rotary.h.
+#pragma once
+
+// Above this many tokens there are always enough row blocks; bounds the workspace of the spread variant.
+constexpr std::int64_t kSpreadMaxTokens = 4096;
+// Spread over output features unless every thread gets at least this many panels of tokens.
+constexpr std::int64_t kMinPanelsPerThread = 1;
+
+enum WorkList : int {
+  kListQkv,
+  kListRowsQ,
+  kListRotary,
+  kListAttention,
+  kListOut,
+  kListNorm,
+  kListUp,
+  kListDown,
+  kListLastNorm,
+  kNumWorkLists
+};
+static_assert(kNumWorkLists <= kMaxWorkLists);
+
+// What follows a product on its way back into the residual stream.
+struct ReturnNorms {
+  const NormView& out;
+  const NormView& residual;
+
+  bool has_out() const { return out.weight != nullptr; }
+  bool is_any() const { return has_out() || residual.weight != nullptr; }
+};
+
+template <typename Policy>
+struct TransformerLayer {
+  static constexpr DType kDType = kActivationDtype<Policy>;
+  static constexpr std::int64_t kElement = kDType == DType::kFloat32 ? 4 : 2;
+  static constexpr std::int64_t kFloat = sizeof(float);
+
+  const TransformerLayerParams& p;
+  const std::int64_t hidden_size = p.attn_out.out_features;
+  const std::int64_t intermediate_size = p.mlp_up.out_features;
+  const std::int64_t q_size = p.attn_out.in_features;
+  const std::int64_t kv_size = static_cast<std::int64_t>(p.num_kv_heads) * p.head_dim;
+  const std::int64_t qkv_size = q_size + 2 * kv_size;
+  const ReturnNorms attn_norms{p.attn_out_norm, p.attn_residual_norm};
+  const ReturnNorms mlp_norms{p.mlp_out_norm, p.mlp_residual_norm};
+  // The residual stream that the block ends in: all tokens, or the wanted row of each sequence.
+  float* const stream = p.rows == nullptr ? p.hidden_states : p.rows_out;
+  const std::int64_t num_rows = p.rows == nullptr ? p.num_tokens : p.num_seqs;
+  const std::int64_t spread_rows = min_of(num_rows, kSpreadMaxTokens);
+  // Workspace, in order. `products` is what an out norm reads; the last three describe the wanted rows.
+  char* const qkv = static_cast<char*>(p.workspace);
+  char* const rows_q = qkv + round_up(p.num_tokens * qkv_size * kElement, kCacheLine);
+  char* const context_out = rows_q + (p.rows == nullptr ? 0 : round_up(p.num_seqs * qkv_size * kElement, kCacheLine));
+  char* const intermediate = context_out + round_up(num_rows * q_size * kElement, kCacheLine);
+  char* const products = intermediate + round_up(spread_rows * intermediate_size * kElement, kCacheLine);
+  std::int32_t* const rows_cu_seqlens = reinterpret_cast<std::int32_t*>(
+      products + (has_out_norm() ? round_up(spread_rows * hidden_size * kFloat, kCacheLine) : 0));
+  std::int32_t* const rows_in_sequence = rows_cu_seqlens + p.num_seqs + 1;
+  std::int32_t* const rows_position_ids = rows_in_sequence + p.num_seqs;
+
+  bool has_out_norm() const { return attn_norms.has_out() || mlp_norms.has_out(); }
+  bool has_rotary() const { return p.rotary_dim > 0 || p.q_norm_weight != nullptr || p.k_norm_weight != nullptr; }
+  std::size_t workspace_size() const {
+    const char* end = reinterpret_cast<const char*>(rows_position_ids + p.num_seqs);
+    return static_cast<std::size_t>(end - static_cast<const char*>(p.workspace));
+  }
+
+  // A thread's scratch while a block of tokens runs from the output projection to the end.
+  struct FusedScratch {
+    std::int64_t narrow_panel;  // bytes of a panel of the attention's output, or of the stream
+    std::int64_t wide_panel;    // bytes of a panel of the MLP intermediate
+    std::int64_t max_panels;    // that fit in L2
+    // Starts in bytes; the narrow panels are at 0.
+    std::int64_t wide;
+    std::int64_t normed;
+    std::int64_t products;
+    std::int64_t size;
+  };
+  FusedScratch fused_scratch() const {
+    FusedScratch sizes;
+    sizes.narrow_panel = input_panel_bytes<Policy>(max_of(hidden_size, q_size));
+    sizes.wide_panel = input_panel_bytes<Policy>(intermediate_size);
+    sizes.max_panels = max_of(1, kInputBlockBytes / (sizes.narrow_panel + sizes.wide_panel));
+    const std::int64_t panel_of_rows = round_up(Policy::kRows * hidden_size * kFloat, kCacheLine);
+    sizes.wide = sizes.max_panels * sizes.narrow_panel;
+    sizes.normed = sizes.wide + sizes.max_panels * sizes.wide_panel;
+    sizes.products = sizes.normed + panel_of_rows;
+    sizes.size = sizes.products + (has_out_norm() ? sizes.max_panels * panel_of_rows : 0);
+    return sizes;
+  }
+
+  // Tokens that run from the output projection to the end together.
+  std::int64_t fused_rows(int num_threads) const {
+    const std::int64_t cap = fused_scratch().max_panels;
+    // As few blocks as fit, because each streams all the weights, but the same number for every thread. With one block
+    // each, an even share of the rows, even if it leaves panels part empty; with many, whole panels.
+    const std::int64_t panels = ceil_div(num_rows, Policy::kRows);
+    const std::int64_t num_blocks = num_threads * ceil_div(panels, num_threads * cap);
+    return num_blocks == num_threads ? ceil_div(num_rows, num_blocks) : ceil_div(panels, num_blocks) * Policy::kRows;
+  }
+  bool is_spread(int num_threads) const {
+    return num_threads > 1 && num_rows <= kSpreadMaxTokens &&
+           ceil_div(num_rows, Policy::kRows) < kMinPanelsPerThread * num_threads;
+  }
+  std::size_t scratch_size(const AttentionParams& attention_params) const {
+    std::size_t size = static_cast<std::size_t>(fused_scratch().size);
+    const std::size_t others[] = {linear_scratch<Policy>(p.qkv), linear_scratch<Policy>(p.attn_out),
+                                  linear_scratch<Policy>(p.mlp_up), linear_scratch<Policy>(p.mlp_down),
+                                  attention_scratch_size(attention_params)};
+    for (const std::size_t other : others) size = other > size ? other : size;
+    return size;
+  }
+
+  LinearParams linear_params(const void* x, DType x_dtype, std::int64_t x_stride, const PackedWeightView& weight,
+                             void* out, DType out_dtype, std::int64_t out_stride, std::int64_t num_tokens) const {
+    return {.x = x,
+            .x_dtype = x_dtype,
+            .x_stride = x_stride,
+            .weight = weight,
+            .activation = Activation::kNone,
+            .residual = nullptr,
+            .residual_stride = 0,
+            .out = out,
+            .out_dtype = out_dtype,
+            .out_stride = out_stride,
+            .num_tokens = num_tokens};
+  }
+
+  // Columns [first, first + count) of a packed weight's output; both must be multiples of a panel's width.
+  static PackedWeightView slice(const PackedWeightView& weight, std::int64_t first, std::int64_t count) {
+    PackedWeightView part = weight;
+    part.data =
+        static_cast<const char*>(weight.data) + first / Policy::kCols * weight_panel_bytes<Policy>(weight.in_features);
+    part.bias = weight.bias == nullptr ? nullptr : weight.bias + first;
+    part.out_features = count;
+    return part;
+  }
+
+  void project_tokens(const PackedWeightView& weight, char* out, ThreadContext& context, char* scratch) const {
+    LinearParams params =
+        linear_params(p.hidden_states, DType::kFloat32, hidden_size, weight, out, kDType, qkv_size, p.num_tokens);
+    params.input_norm = p.attn_in_norm;
+    linear_phase<Policy>(params, context, kListQkv, scratch);
+  }
+
+  // Queries of the wanted rows only, keys and values of every token. Where the queries are not a whole number of
+  // panels the fused weight cannot be cut, and the parts that nobody reads are computed as well.
+  void project_rows(ThreadContext& context, char* scratch) const {
+    PackedWeightView q = p.qkv;
+    if (q_size % Policy::kCols == 0) {
+      q = slice(p.qkv, 0, q_size);
+      project_tokens(slice(p.qkv, q_size, 2 * kv_size), qkv + q_size * kElement, context, scratch);
+    } else {
+      project_tokens(p.qkv, qkv, context, scratch);
+    }
+    LinearParams params = linear_params(stream, DType::kFloat32, hidden_size, q, rows_q, kDType, qkv_size, p.num_seqs);
+    params.input_norm = p.attn_in_norm;
+    linear_phase<Policy>(params, context, kListRowsQ, scratch);
+  }
+
+  void gather_rows(ThreadContext& context) const {
+    for (std::int64_t i = context.thread_idx(); i < p.num_seqs; i += context.num_threads()) {
+      memcpy(stream + i * hidden_size, p.hidden_states + p.rows[i] * hidden_size,
+             static_cast<std::size_t>(hidden_size) * sizeof(float));
+    }
+    if (context.thread_idx() != 0) return;
+    rows_cu_seqlens[0] = 0;
+    for (std::int64_t i = 0; i < p.num_seqs; ++i) {
+      rows_cu_seqlens[i + 1] = static_cast<std::int32_t>(i + 1);
+      rows_in_sequence[i] = p.rows[i] - p.cu_seqlens[i];
+      if (p.rotary_dim > 0) rows_position_ids[i] = p.position_ids[p.rows[i]];
+    }
+  }
+
+  RotaryParams rotary_params() const {
+    const bool has_rows = p.rows != nullptr;
+    return {.q = {.data = has_rows ? rows_q : qkv,
+                  .stride = qkv_size,
+                  .num_tokens = num_rows,
+                  .num_heads = p.num_heads,
+                  .position_ids = has_rows ? rows_position_ids : p.position_ids,
+                  .norm_weight = p.q_norm_weight},
+            .k = {.data = qkv + q_size * kElement,
+                  .stride = qkv_size,
+                  .num_tokens = p.num_tokens,
+                  .num_heads = p.num_kv_heads,
+                  .position_ids = p.position_ids,
+                  .norm_weight = p.k_norm_weight},
+            .dtype = kDType,
+            .head_dim = p.head_dim,
+            .rotary_dim = p.rotary_dim,
+            .is_interleaved = p.is_rotary_interleaved,
+            .cos = p.cos,
+            .sin = p.sin,
+            .epsilon = p.epsilon};
+  }
+
+  AttentionParams attention_params() const {
+    const bool has_rows = p.rows != nullptr;
+    return {.q = has_rows ? rows_q : qkv,
+            .k = qkv + q_size * kElement,
+            .v = qkv + (q_size + kv_size) * kElement,
+            .dtype = kDType,
+            .q_stride = qkv_size,
+            .k_stride = qkv_size,
+            .v_stride = qkv_size,
+            .cu_seqlens_q = has_rows ? rows_cu_seqlens : p.cu_seqlens,
+            .cu_seqlens_k = p.cu_seqlens,
+            .num_seqs = p.num_seqs,
+            .max_seqlen_q = has_rows ? 1 : p.max_seqlen,
+            .max_seqlen_k = p.max_seqlen,
+            .num_heads = p.num_heads,
+            .num_kv_heads = p.num_kv_heads,
+            .head_dim = p.head_dim,
+            .softmax_scale = p.softmax_scale,
+            .is_causal = p.is_causal,
+            .window_left = p.window_left,
+            .window_right = p.window_right,
+            .soft_cap = p.soft_cap,
+            .query_positions = has_rows ? rows_in_sequence : nullptr,
+            .out = context_out,
+            .out_stride = q_size};
+  }
+
+  // A row of the stream after its product came back: `product` is that row's product, or unread without an out norm,
+  // where the product has been added already.
+  void finish_row(std::int64_t row, float* product, const ReturnNorms& norms) const {
+    float* at = stream + row * hidden_size;
+    if (norms.has_out()) {
+      norm_row(norms.out, product, hidden_size, product);
+      for_each_vec(hidden_size, [&](std::int64_t col, std::int64_t n) {
+        store_lanes(at + col, vec_add(load_lanes(at + col, n), load_lanes(product + col, n)), n);
+      });
+    }
+    if (norms.residual.weight != nullptr) norm_row(norms.residual, at, hidden_size, at);
+  }
+
+  // stream = residual_norm(stream + out_norm(x . weight^T + bias)), every product spread over all threads.
+  void return_spread(const char* x, const PackedWeightView& weight, const ReturnNorms& norms, ThreadContext& context,
+                     int list, int norm_list, char* scratch) const {
+    float* const target = norms.has_out() ? reinterpret_cast<float*>(products) : stream;
+    LinearParams params =
+        linear_params(x, kDType, weight.in_features, weight, target, DType::kFloat32, hidden_size, num_rows);
+    params.residual = norms.has_out() ? nullptr : stream;
+    params.residual_stride = hidden_size;
+    linear_phase<Policy>(params, context, list, scratch);
+    if (!norms.is_any()) return;
+    context.barrier();
+    constexpr std::int64_t kRowsPerItem = 8;
+    for (std::int64_t row0; (row0 = context.next(norm_list) * kRowsPerItem) < num_rows;) {
+      for (std::int64_t row = row0; row < min_of(row0 + kRowsPerItem, num_rows); ++row) {
+        finish_row(row, target + row * hidden_size, norms);
+      }
+    }
+  }
+
+  void finish_spread(ThreadContext& context, char* scratch) const {
+    return_spread(context_out, p.attn_out, attn_norms, context, kListOut, kListNorm, scratch);
+    context.barrier();
+    LinearParams up = linear_params(stream, DType::kFloat32, hidden_size, p.mlp_up, intermediate, kDType,
+                                    intermediate_size, num_rows);
+    up.activation = p.activation;
+    up.input_norm = p.mlp_in_norm;
+    linear_phase<Policy>(up, context, kListUp, scratch);
+    context.barrier();
+    return_spread(intermediate, p.mlp_down, mlp_norms, context, kListDown, kListLastNorm, scratch);
+  }
+
+  // The same for the `rows` tokens from row0 on, held in input panels, by one thread.
+  void return_fused(const char* panels, const PackedWeightView& weight, const ReturnNorms& norms, std::int64_t row0,
+                    std::int64_t rows, float* block_products) const {
+    float* const target = norms.has_out() ? block_products : stream + row0 * hidden_size;
+    const Epilogue epilogue{norms.has_out() ? nullptr : target, hidden_size, target, DType::kFloat32, hidden_size};
+    multiply_panels<Policy>(panels, rows, weight, 0, num_weight_panels<Policy>(weight), Activation::kNone,
+                            [&](std::int64_t r, std::int64_t col, std::int64_t left, Vec v) {
+                              store_row_major(epilogue, r, col, left, v);
+                            });
+    if (!norms.is_any()) return;
+    for (std::int64_t r = 0; r < rows; ++r) finish_row(row0 + r, block_products + r * hidden_size, norms);
+  }
+
+  void finish_fused(ThreadContext& context, char* scratch) const {
+    const FusedScratch sizes = fused_scratch();
+    const std::int64_t rows_per_block = fused_rows(context.num_threads());
+    char* const wide_panels = scratch + sizes.wide;
+    float* const normed = reinterpret_cast<float*>(scratch + sizes.normed);
+    float* const block_products = reinterpret_cast<float*>(scratch + sizes.products);
+    for (std::int64_t row0; (row0 = context.next(kListOut) * rows_per_block) < num_rows;) {
+      const std::int64_t rows = min_of(rows_per_block, num_rows - row0);
+      pack_input_panels<Policy>(context_out + row0 * q_size * kElement, kDType, q_size, q_size, rows, NormView{},
+                                nullptr, scratch);
+      return_fused(scratch, p.attn_out, attn_norms, row0, rows, block_products);
+      pack_input_panels<Policy>(stream + row0 * hidden_size, DType::kFloat32, hidden_size, hidden_size, rows,
+                                p.mlp_in_norm, normed, scratch);
+      if (intermediate_size % Policy::kDepth != 0) {
+        // The next product reads whole depth blocks: what lies beyond intermediate_size must be zero, not stale.
+        memset(wide_panels, 0, static_cast<std::size_t>(ceil_div(rows, Policy::kRows) * sizes.wide_panel));
+      }
+      multiply_panels<Policy>(scratch, rows, p.mlp_up, 0, num_weight_panels<Policy>(p.mlp_up), p.activation,
+                              [&](std::int64_t r, std::int64_t col, std::int64_t, Vec v) {
+                                Policy::put_input(wide_panels + r / Policy::kRows * sizes.wide_panel,
+                                                  static_cast<int>(r % Policy::kRows), col, v);
+                              });
+      for (std::int64_t r = 0; r < rows; r += Policy::kRows) {
+        seal_panel<Policy>(wide_panels + r / Policy::kRows * sizes.wide_panel,
+                           static_cast<int>(min_of(Policy::kRows, rows - r)),
+                           sizes.wide_panel / Policy::kPanelBlockBytes);
+      }
+      return_fused(wide_panels, p.mlp_down, mlp_norms, row0, rows, block_products);
+    }
+  }
+
+  void run(ThreadContext& context) const {
+    char* const scratch = static_cast<char*>(context.scratch());
+    TileSession<Policy> session;
+    if (p.rows == nullptr) {
+      project_tokens(p.qkv, qkv, context, scratch);
+    } else {
+      gather_rows(context);
+      context.barrier();
+      project_rows(context, scratch);
+    }
+    context.barrier();
+    if (has_rotary()) {
+      rotary_region(rotary_params(), context, kListRotary);
+      context.barrier();
+    }
+    attention_region(attention_params(), context, kListAttention, scratch);
+    context.barrier();
+    if (is_spread(context.num_threads())) {
+      finish_spread(context, scratch);
+    } else {
+      finish_fused(context, scratch);
+    }
+  }
+};
+
+template <typename Policy>
+void run_transformer_layer(const TransformerLayerParams& params, ThreadPool& pool) {
+  const TransformerLayer<Policy> layer{params};
+  pool.run(
+      [](void* state, ThreadContext& context) { static_cast<const TransformerLayer<Policy>*>(state)->run(context); },
+      const_cast<TransformerLayer<Policy>*>(&layer), layer.scratch_size(layer.attention_params()));
+}
+
+void transformer_layer(const TransformerLayerParams& params, ThreadPool& pool) {
+  if (params.num_tokens == 0) return;
+  params.qkv.arithmetic == Arithmetic::kBFloat16 ? run_transformer_layer<Bfloat16Policy>(params, pool)
+                                                 : run_transformer_layer<Float32Policy>(params, pool);
+}
+
+std::size_t transformer_layer_workspace_size(const TransformerLayerParams& params) {
+  return params.qkv.arithmetic == Arithmetic::kBFloat16 ? TransformerLayer<Bfloat16Policy>{params}.workspace_size()
+                                                        : TransformerLayer<Float32Policy>{params}.workspace_size();
+}

@@ -1,0 +1,119 @@
+"""The dialect of text-embeddings-inference: its shapes, its scale, its truncation, its errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import llms
+import tiny_models
+from assay import LLM
+from served import Client, serving, shared_client
+
+TEXT = "Loved the new café"
+
+
+@pytest.fixture(scope="module")
+def client() -> Client:
+    return shared_client()
+
+
+def expected(probs: list[float]) -> list[dict[str, Any]]:
+    order = sorted(range(len(probs)), key=lambda index: -probs[index])
+    return [{"score": probs[index], "label": llms.LABELS[index]} for index in order]
+
+
+def test_predict_single_pair_and_batch(client: Client) -> None:
+    (one,) = llms.shared().classify(TEXT, use_tqdm=False)
+    pair = torch.softmax(llms.logits(TEXT, "or not"), -1)
+    for single in (TEXT, [TEXT]):
+        assert client.ok("/predict", {"inputs": single}) == expected(one.outputs.probs)
+    (reply,) = (client.ok("/predict", {"inputs": [TEXT, "or not"]}),)
+    found = {entry["label"]: entry["score"] for entry in reply}
+    assert llms.close([found[llms.LABELS[index]] for index in range(3)], pair)
+    batch = client.ok("/predict", {"inputs": [[TEXT], [TEXT, "or not"]]})
+    assert batch == [expected(one.outputs.probs), reply]
+
+
+@pytest.mark.parametrize("inputs", [[], [[]], [["a", "b", "c"]], [["a"], "b"], 5, None, [5], {"a": 1}])
+def test_predict_refuses_other_grammar_with_a_422(client: Client, inputs: Any) -> None:
+    response = client.post("/predict", {"inputs": inputs})
+    assert response.status_code == 422
+    assert set(response.json()) == {"error", "error_type"} and response.json()["error_type"] == "Validation"
+
+
+def test_long_texts_are_cut_unless_told_not_to(client: Client) -> None:
+    long = "word " * 600
+    (cut,) = llms.shared().classify(long, truncate_prompt_tokens=-1, use_tqdm=False)
+    for truncate in ({}, {"truncate": None}, {"truncate": True}):
+        assert client.ok("/predict", {"inputs": long, **truncate}) == expected(cut.outputs.probs)
+    response = client.post("/predict", {"inputs": long, "truncate": False})
+    assert response.status_code == 422 and "reduce the length" in response.json()["error"]
+
+
+def test_rerank_texts_gives_a_bare_list(client: Client) -> None:
+    reranker = shared_client(1)
+    texts = ["first", "second and longer", "first"]
+    outputs = llms.shared(num_labels=1).score("query", texts, use_tqdm=False)
+    scores = [output.outputs.score for output in outputs]
+    order = sorted(range(3), key=lambda index: -scores[index])
+    body = {"query": "query", "texts": texts}
+    for path in ("/rerank", "/v1/rerank", "/invocations"):
+        assert reranker.ok(path, body) == [{"index": index, "score": scores[index]} for index in order]
+    with_text = reranker.ok("/rerank", {**body, "return_text": True, "top_n": 1, "model": "whatever"})
+    assert with_text == [{"index": order[0], "text": texts[order[0]], "score": scores[order[0]]}]
+    assert reranker.post("/rerank", {"query": "q", "texts": []}).status_code == 422
+
+
+def test_wrong_kind_of_model_is_a_424(client: Client) -> None:
+    response = client.post("/rerank", {"query": "q", "texts": ["a"]})
+    assert response.status_code == 424 and response.json()["error_type"] == "Backend"
+    assert shared_client(1, llms.MODEL).post("/predict", {"inputs": "x"}).status_code == 424
+
+
+@pytest.mark.parametrize(
+    ("num_labels", "config", "kind"),
+    [
+        (1, {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}, "sigmoid"),
+        (3, {"problem_type": "multi_label_classification"}, "sigmoid"),
+        (3, {"problem_type": "regression"}, "softmax"),
+    ],
+    ids=["raw reranker", "multi label", "regression"],
+)
+def test_scale_is_a_probability_whatever_the_model_declares(
+    num_labels: int, config: dict[str, Any], kind: str, tmp_path: Any
+) -> None:
+    folder = tiny_models.make(tmp_path, "Bert", llms.CLASSIFIER, num_labels=num_labels, **config)
+    with LLM(folder) as llm, serving(llm) as client:
+        raw = client.ok("/predict", {"inputs": TEXT, "raw_scores": True})
+        response = client.post("/predict", {"inputs": TEXT})
+        logits = torch.tensor([entry["score"] for entry in raw], dtype=torch.float64)
+        wanted = logits.sigmoid() if kind == "sigmoid" else logits.softmax(-1)
+        assert [entry["label"] for entry in response.json()] == [entry["label"] for entry in raw]
+        assert torch.allclose(torch.tensor([entry["score"] for entry in response.json()]).double(), wanted, atol=1e-6)
+        assert response.headers["x-assay-score-kind"] == kind
+
+
+def test_info_has_every_key_clients_insist_on(client: Client) -> None:
+    info = client.get("/info").json()
+    assert (
+        list(info)
+        == (
+            "model_id model_sha model_dtype served_model_name model_type max_concurrent_requests max_input_length "
+            "max_batch_tokens max_batch_requests max_client_batch_size auto_truncate tokenization_workers version sha "
+            "docker_label"
+        ).split()
+    )
+    assert info["model_type"]["classifier"]["id2label"] == {str(k): v for k, v in llms.LABELS.items()}
+    assert info["max_input_length"] == 128 and info["model_dtype"] == "float32"
+    assert "reranker" in shared_client(1).get("/info").json()["model_type"]
+
+
+def test_dialect_header_overrides_detection() -> None:
+    client = shared_client(1)
+    body = {"query": "q", "documents": ["a"], "texts": ["a", "b"]}
+    assert isinstance(client.ok("/rerank", body), list)
+    assert "results" in client.ok("/rerank", body, headers={"X-Assay-Dialect": "vllm"})
+    assert "speaks" in client.error("/rerank", body, headers={"X-Assay-Dialect": "klingon"})["message"]
