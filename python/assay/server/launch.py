@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
@@ -63,7 +64,8 @@ def serve(settings: ServerSettings) -> int:
         app = create_app(models, settings, on_death=on_death)
         state = app.state.server
         server = StoppableServer(uvicorn_config(app, settings), state.lifecycle)
-        signal.signal(signal.SIGHUP, lambda *_: state.keys.reload())
+        if threading.current_thread() is threading.main_thread():  # where else handlers can be set
+            signal.signal(signal.SIGHUP, lambda *_: state.keys.reload())
         server.run()
         logger.info("stopped")
         return FAILED if deaths or not server.started else DONE
