@@ -23,7 +23,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 import tiny_models
 from client_bodies import posts
 from judge import complaint
-from live_server import LiveServer
+from live_server import LiveServer, exit_on_sigterm
 from mutate import Mutator, Recorded, Shot
 from tiny_server import BUILD, NAME, tiny_server
 
@@ -169,6 +169,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--only", type=int, help="fire this shot alone, and show it")
     args = parser.parse_args()
+    exit_on_sigterm()
     mutator = Mutator([Recorded(post["path"], post["body"]) for post in posts(NAME)], args.seed)
     with tiny_server() as server:
         first, stop = (args.only, args.only + 1) if args.only is not None else (0, args.bodies)

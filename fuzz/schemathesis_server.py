@@ -15,6 +15,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "clients"))
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
 from environments import Environment, InstallError
+from live_server import exit_on_sigterm
 from tiny_server import BUILD, tiny_server
 
 CHECKS = (
@@ -32,6 +33,7 @@ def main() -> int:
     parser.add_argument("--max-examples", type=int, default=200, help="per operation")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    exit_on_sigterm()
     environment = Environment("schemathesis")
     try:
         environment.prepare()
