@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 
 from assay.batch import RaggedBatch, Sequence
+from assay.content import Content
 
 POISON_ID = 666
 """A token that makes its sequence's result NaN."""
@@ -69,7 +70,7 @@ class FakeTokenizer:
     def __init__(self, delay_s: float = 0.0) -> None:
         self.delay_s = delay_s
         self.calls: list[int] = []
-        self.last_kwargs: dict[str, object] = {}
+        self.first_texts: list[object] = []
 
     def encode_batch(
         self,
@@ -79,10 +80,13 @@ class FakeTokenizer:
         max_length: int | None = None,
         truncation_side: str | None = None,
         truncate_to: int | None = None,
+        only_second: bool = False,
+        first_texts: dict[str, Content] | None = None,
     ) -> list[Sequence]:
         if self.delay_s:
             time.sleep(self.delay_s)
         self.calls.append(len(texts))
+        self.first_texts.append(first_texts)
         sequences = []
         for text in texts:
             if isinstance(text, str):

@@ -144,12 +144,20 @@ def test_token_limits(ranker: Any, tokenizer: Any) -> None:
             ranker.score("a", "b", pooling_params=PoolingParams(extra_kwargs={"max_tokens_per_doc": value}))
 
 
-def test_truncation_below_the_document_limit_cuts_the_document(ranker: Any, tokenizer: Any) -> None:
-    long = "battery " * 60
-    params = PoolingParams(extra_kwargs={"max_tokens_per_doc": 40})
-    (output,) = ranker.score(QUERY, long, pooling_params=params, truncate_prompt_tokens=30)
-    theirs = tokenizer(QUERY, long, truncation="only_second", max_length=30)
-    assert output.prompt_token_ids == theirs["input_ids"]
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_truncation_below_the_document_limit_cuts_the_document(family: str) -> None:
+    """Also where the query is the longer text, which would lose first without the limit."""
+    llm, tokenizer = llms.shared(num_labels=1, family=family), llms.reference(num_labels=1, family=family)[1]
+    query, doc = "how long does the battery last " * 3, "It lasts two days, " * 4
+    params = PoolingParams(extra_kwargs={"max_tokens_per_doc": 100})
+    num_query = len(tokenizer(query, add_special_tokens=False)["input_ids"])
+    for keep in (num_query + 5, num_query + 12, 128):
+        (output,) = llm.score(query, doc, pooling_params=params, truncate_prompt_tokens=keep)
+        assert output.prompt_token_ids == tokenizer(query, doc, truncation="only_second", max_length=keep)["input_ids"]
+    with pytest.raises(ValidationError, match=f"with the first text's {num_query} tokens none of the second"):
+        llm.score(query, doc, pooling_params=params, truncate_prompt_tokens=num_query)
+    (cut,) = llm.score(query, doc, truncate_prompt_tokens=num_query)
+    assert cut.prompt_token_ids == tokenizer(query, doc, truncation=True, max_length=num_query)["input_ids"]
 
 
 def test_without_separator_the_texts_are_joined(tokenizer: Any) -> None:

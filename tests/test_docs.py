@@ -48,11 +48,13 @@ def commands() -> dict[str, Any]:
     from typer.main import get_command
 
     from assay.cli.app import app
+    from assay.server.flags import parser
 
     group: Any = get_command(app)
     found = {}
     for name, command in group.commands.items():
         found[name] = {option for parameter in command.params for option in parameter.opts if option.startswith("-")}
+    found["serve"] = {option for action in parser("assay serve")._actions for option in action.option_strings}
     return found
 
 
@@ -83,12 +85,13 @@ def test_documented_commands_and_options_exist() -> None:
 
 
 def test_every_command_and_option_is_in_the_command_line_page() -> None:
-    page = text_of(ROOT / "docs/cli.md")
+    cli = text_of(ROOT / "docs/cli.md")
     for name, options in commands().items():
-        assert f"`assay {name}`" in page, name
+        assert f"`assay {name}`" in cli, name
+        page = text_of(ROOT / "docs/server.md") if name == "serve" else cli
         for option in options:
-            if option.startswith("--"):
-                assert re.search(rf"{re.escape(option)}\b", page), f"{option} of assay {name} is not in docs/cli.md"
+            if option.startswith("--") and not option.startswith("--no-"):  # each switch has its opposite
+                assert re.search(rf"{re.escape(option)}\b", page), f"{option} of assay {name} is not documented"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -99,6 +102,14 @@ def test_links_and_named_files_exist(document: Path) -> None:
             assert (document.parent / target).exists(), target
     for name in re.findall(r"`((?:python|csrc|tests|bench|docs|demo|cmake)/[\w./-]+\.\w+)`", text):
         assert (ROOT / name).exists(), name
+
+
+def test_named_tests_exist() -> None:
+    """`tests/test_x.py::test_y` in a document is a test there is."""
+    for path in DOCUMENTS:
+        for name, test in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text_of(path)):
+            assert (ROOT / name).is_file(), f"{path.name}: {name}"
+            assert re.search(rf"^(?:async )?def {test}\(", text_of(ROOT / name), re.M), f"{path.name}: {name}::{test}"
 
 
 def test_python_in_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,8 @@ from concurrent.futures import CancelledError, wait
 import pytest
 import torch
 
-from assay.engine import Engine, Ticket
+from assay.batch import Sequence
+from assay.engine import Engine, Job, Ticket
 from assay.errors import (
     BatchMemoryError,
     DeadlineExceededError,
@@ -21,6 +22,8 @@ from assay.errors import (
     OverloadedError,
     ValidationError,
 )
+from assay.rendering import Renderable
+from assay.tokenize_options import TokenizeOptions
 from engines import expected, hold, ids, job, make_engine, wait_until
 from fakes import BROKEN_ID, POISON_ID, FakeModel, FakeTokenizer
 
@@ -123,6 +126,23 @@ def test_a_deadline_ends_a_job_that_waits() -> None:
     assert 3 not in {prompt[0] for batch in model.batches for prompt in batch}
 
 
+def test_a_deadline_that_passes_during_anothers_inline_batch_is_kept() -> None:
+    engine, model = make_engine()
+    with engine:
+        model.gate = threading.Event()
+        inline = threading.Thread(target=lambda: list(engine.run(job(ids(4, 1)))))
+        inline.start()
+        assert model.started.wait(10)
+        late = engine.start(job(ids(3, 20), deadline=time.monotonic() + 0.05))
+        queued(engine, 20)
+        time.sleep(0.06)
+        model.gate.set()
+        with pytest.raises(DeadlineExceededError):
+            late.future.result(10)
+        inline.join(10)
+    assert model.batches == [ids(4, 1)]
+
+
 def test_a_job_past_its_deadline_is_not_tokenised() -> None:
     tokenizer = FakeTokenizer()
     engine, _ = make_engine(tokenizer=tokenizer)
@@ -130,8 +150,9 @@ def test_a_job_past_its_deadline_is_not_tokenised() -> None:
         ticket = engine.start(job(["abc"] * 10, deadline=time.monotonic() - 1))
         with pytest.raises(DeadlineExceededError):
             ticket.future.result(10)
-        with pytest.raises(DeadlineExceededError):
-            list(engine.run(job(["abc"] * 10, deadline=time.monotonic() - 1)))
+        for count in (1, 10):
+            with pytest.raises(DeadlineExceededError):
+                list(engine.run(job(["abc"] * count, deadline=time.monotonic() - 1)))
     assert tokenizer.calls == []
 
 
@@ -264,6 +285,18 @@ def test_a_nan_is_the_error_of_one_prompt_of_a_started_job() -> None:
         results = engine.start(job([*ids(3, 6), [POISON_ID], *ids(3, 6)])).future.result(10)
         assert [result.data is None for result in results] == [False] * 6 + [True] + [False] * 6
         assert isinstance(results[6].error, NonFiniteError)
+
+
+def test_ids_that_no_tensor_holds_fail_alone() -> None:
+    engine, model = make_engine()
+    with engine:
+        gate = hold(engine, model)
+        good, bad = engine.submit(Sequence([3, 4]), use_activation=False), engine.submit(Sequence([2**40]))
+        gate.set()
+        with pytest.raises(RuntimeError, match="OverflowError"):
+            bad.result(10)
+        assert good.result(10).tolist() == expected([3, 4])
+        assert engine.is_alive
 
 
 class HungryModel(FakeModel):
@@ -414,17 +447,39 @@ def test_nothing_is_cached_unless_asked_for() -> None:
     assert sum(model.batch_sizes) == 2
 
 
-def test_prompts_in_flight_are_bounded_for_a_started_job() -> None:
+@pytest.mark.parametrize(("prompt", "max_batch_size", "most"), [("abc", 16, 64), ("x" * 60, 1000, 33 + 128)])
+def test_prompts_in_flight_are_bounded_for_a_started_job(prompt: str, max_batch_size: int, most: int) -> None:
+    """By their number, or by their tokens: 16 x 128 of 62 each, and what was begun before that was known."""
     tokenizer = FakeTokenizer()
-    engine, model = make_engine(tokenizer=tokenizer)
+    engine, model = make_engine(tokenizer=tokenizer, max_batch_size=max_batch_size, tokenizer_threads=1)
     with engine:
         gate = hold(engine, model)
-        ticket = engine.start(job(["abc"] * 5000))
+        ticket = engine.start(job([prompt] * 5000))
         wait_until(lambda: engine.num_waiting > 16)
         time.sleep(0.1)
-        assert sum(tokenizer.calls) <= 64
+        assert sum(tokenizer.calls) <= most
         gate.set()
         assert len(answers(ticket)) == 5000
+
+
+def test_results_tell_what_was_truncated() -> None:
+    engine, _ = make_engine()
+    prompts: list[Renderable] = [[1, 2, 3, 4, 5], [1, 2], [1, 2, 3]]
+    with engine:
+        for options in (TokenizeOptions(64, truncate_to=3), TokenizeOptions(64, truncate_to=3, pad_to=10)):
+            results = engine.start(Job(prompts, options, [False] * 3)).future.result(10)
+            assert [result.is_truncated for result in results] == [True, False, False]
+            assert [result.num_tokens_before_truncation for result in results] == [5, 2, 3]
+
+
+def test_all_chunks_of_a_job_share_its_queries() -> None:
+    tokenizer = FakeTokenizer()
+    engine, _ = make_engine(tokenizer=tokenizer)
+    with engine:
+        for _ in range(2):
+            engine.start(job([("query", str(n)) for n in range(100)])).future.result(10)
+    shared = {id(first_texts) for first_texts in tokenizer.first_texts}
+    assert len(tokenizer.first_texts) > 2 and len(shared) == 2 and None not in tokenizer.first_texts
 
 
 def test_many_threads_start_run_cancel_and_expire_at_once() -> None:

@@ -199,6 +199,8 @@ def test_a_checkpoint_with_a_head_of_its_own_needs_no_recipe(tmp_path: Path) -> 
         (YES_NO, {"convert": "embed"}, "Qwen2Model"),
         ({"architectures": ["Qwen2ForSequenceClassification"]}, {}, "Qwen2ForSequenceClassification"),
         ({"architectures": ["GPT2LMHeadModel"]}, {"convert": "classify"}, "GPT2ForSequenceClassification"),
+        ({"architectures": ["Qwen2Model"]}, {"convert": "classify"}, "Qwen2ForSequenceClassification"),
+        ({"architectures": ["Qwen2Model"]}, {}, "Qwen2Model"),
     ],
 )
 def test_what_a_language_model_is_run_as(

@@ -176,6 +176,25 @@ def test_several_tokens_make_several_labels(stranger: Path) -> None:
             llm.score(QUERY, DOCS[0])
 
 
+def test_a_backbone_with_a_score_is_a_classifier(stranger: Path, tmp_path: Path) -> None:
+    """A bare model's checkpoint, whose tensors have no prefix, and a head beside it."""
+    import transformers
+    from safetensors.torch import load_file, save_file
+
+    model = transformers.AutoModel.from_pretrained(stranger, dtype=torch.float32).eval()
+    folder = tmp_path / "model"
+    model.save_pretrained(folder)
+    RERANKERS["mxbai-rerank-v2"].tokenizer().save_pretrained(folder)
+    weight = torch.randn(2, model.config.hidden_size, generator=torch.Generator().manual_seed(1))
+    path = folder / "model.safetensors"
+    save_file({**load_file(path), "score.weight": weight}, path, metadata={"format": "pt"})
+    with LLM(folder, convert="classify") as llm:
+        (output,) = llm.classify(DOCS[-1], pooling_params=RAW)
+        with torch.no_grad():
+            state = model(torch.tensor([output.prompt_token_ids])).last_hidden_state[0, -1]
+        assert llms.close(output.outputs.probs, weight @ state)
+
+
 def test_embeddings_of_a_language_model(stranger: Path) -> None:
     for settings in ({"runner": "pooling"}, {"convert": "embed"}):
         with LLM(stranger, **settings) as llm:

@@ -34,6 +34,12 @@ def test_pooling_classify_is_encode(client: Client) -> None:
         assert reply["usage"]["completion_tokens"] == 0
 
 
+def test_pooling_of_a_reranker_is_one_value() -> None:
+    (output,) = llms.shared(num_labels=1).encode("x", pooling_task="classify", use_tqdm=False)
+    assert shared_client(1).ok("/pooling", {"input": "x"})["data"][0]["data"] == output.outputs.data.tolist()
+    assert output.outputs.data.shape == (1,)
+
+
 def test_pooling_of_tokens_has_a_row_per_token() -> None:
     llm = llms.shared(llms.TOKENS)
     with serving(llm) as tokens:

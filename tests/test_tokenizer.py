@@ -51,6 +51,20 @@ def test_the_tokenizers_own_truncation_is_reproduced_for_every_length(name, side
 
 
 @pytest.mark.parametrize("name", KINDS)
+def test_the_second_text_alone_can_be_cut(name, folder_of):
+    ours, theirs = tokenizer(folder_of(name)), hf_tokenizer(folder_of(name))
+    pairs = [("word " * 20, "a b c d e f g h"), ("short", "word " * 60), *pair_texts()[::9]]
+    for first, second in pairs:
+        least = len(theirs(first, add_special_tokens=False)["input_ids"]) + theirs.num_special_tokens_to_add(pair=True)
+        for length in (least + 1, least + 4, least + 30):
+            expected = theirs([first], [second], truncation="only_second", max_length=length)["input_ids"][0]
+            (sequence,) = ours.encode_batch([(first, second)], truncate_to=length, only_second=True)
+            assert sequence.input_ids == expected, (first, second, length)
+            (whole,) = ours.encode_whole([(first, second)], True, length, None, only_second=True)
+            assert whole.input_ids == expected, (first, second, length)
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_an_explicit_side_slices_the_whole_encoding(name, folder_of):
     ours = tokenizer(folder_of(name))
     texts = [*single_texts()[::10], *pair_texts()[::10]]

@@ -22,6 +22,7 @@ GENERATIVE: Final = ("ForCausalLM", "ForConditionalGeneration", "ChatModel", "LM
 """Endings of the architectures that generate text; their head is no classifier."""
 
 _CLASSIFIER: Final = "ForSequenceClassification"
+_BACKBONE: Final = "Model"
 _NO_CONVERSION: Final = (
     "This model does not support `--runner pooling`. "
     "You can pass `--convert <embed|classify> to adapt it into a pooling model."
@@ -55,6 +56,8 @@ def adapt(
         return Adapted(_cooked(hf_config, match.recipe, converts=match.converts), pooler_config, match)
     if suffix is not None and not (files.folder / "modules.json").is_file():
         hf_config = _renamed(hf_config, _target(hf_config, architecture, suffix, runner, convert))
+    elif suffix is None and convert == "classify" and architecture.endswith(_BACKBONE):
+        hf_config = _renamed(hf_config, architecture.removesuffix(_BACKBONE) + _CLASSIFIER)
     return Adapted(hf_config, pooler_config, None)
 
 
@@ -102,7 +105,7 @@ def _target(hf_config: HFConfig, architecture: str, suffix: str, runner: str, co
     if convert == "classify" or (convert == "auto" and names_head):
         return base + _CLASSIFIER
     if convert == "embed" or (convert == "auto" and runner == "pooling"):
-        return base + "Model"
+        return base + _BACKBONE
     if runner == "pooling":
         raise ConfigError(_NO_CONVERSION)
     has_tokens = hf_config.get("classifier_from_token") is not None

@@ -25,6 +25,13 @@ class Sequence:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    @property
+    def num_tokens_before_truncation(self) -> int | None:
+        """Tokens of the whole input, without padding; None where it was truncated without counting them."""
+        if self.num_original is None and not self.is_truncated:
+            return len(self.input_ids)
+        return self.num_original
+
 
 @dataclass(frozen=True, slots=True)
 class RaggedBatch:

@@ -76,11 +76,15 @@ def run_batch(model: Runnable, requests: list[Request]) -> list[Outcome]:
     """
     if len(requests) == 1:
         return _run(model, requests)
+    try:
+        keys = [request.key() for request in requests]
+    except (OverflowError, TypeError, ValueError):  # ids or types that are none: `pack` refuses them one by one
+        return _run(model, requests)
     unique: list[Request] = []
     places: dict[Hashable, int] = {}
     place_of: list[int] = []
-    for request in requests:
-        place = places.setdefault(request.key(), len(unique))
+    for request, key in zip(requests, keys, strict=True):
+        place = places.setdefault(key, len(unique))
         place_of.append(place)
         if place == len(unique):
             unique.append(request)

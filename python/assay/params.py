@@ -74,7 +74,12 @@ class PoolingParams:
 
     def clone(self) -> PoolingParams:
         """A deep copy."""
-        return copy.deepcopy(self)
+        clone = copy.copy(self)  # most fields are plain values; copying them deeply would cost a short call dearly
+        for name in ("returned_token_ids", "late_interaction_params", "extra_kwargs", "output_kind"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                setattr(clone, name, copy.deepcopy(value))
+        return clone
 
     def resolved(self, task: str, defaults: PoolerDefaults) -> PoolingParams:
         """A checked copy for `task`, with what is None filled from `defaults`; raises ValidationError."""

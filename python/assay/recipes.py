@@ -131,14 +131,18 @@ def recognise(files: ModelFiles, hf_config: HFConfig) -> Match | None:
         return None
     vocabulary = Vocabulary(files.tokenizer_folder or files.folder)
     for known in candidates:
+        is_original = architecture == known.causal
+        # what needs no vocabulary comes first: reading one takes a good part of a second
+        if not is_original and _stated_head(known.recipe, hf_config) is None:
+            continue
         if not _may_be(known, hf_config, vocabulary):
             continue
-        if architecture == known.causal:
+        if is_original:
             reason = _mark(known, files, hf_config, vocabulary, saved)
         else:
             reason = _stated_head(known.recipe, hf_config)
         if reason is not None:
-            return Match(known.recipe, reason, converts=architecture == known.causal)
+            return Match(known.recipe, reason, converts=is_original)
     return None if saved is None else _from_saved(saved, architecture, vocabulary)
 
 

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+import dataclasses
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from assay.batch import Sequence
 from assay.errors import ConfigError, ValidationError
 
 if TYPE_CHECKING:
+    from assay.content import Content
     from assay.tokenize_options import TokenizeOptions
     from assay.tokenizer import Tokenizer
 
 
+class Fitted(NamedTuple):
+    """A text that fits. is_cut: something is missing; num_tokens_before: its tokens with that, where they are known."""
+
+    text: str
+    is_cut: bool = False
+    num_tokens_before: int | None = None
+
+
 class Deferred(Protocol):
-    """A prompt whose text is made when it is its turn to be tokenised. Its length is about the text's, in characters."""
+    """A prompt whose text is made when it is its turn to be tokenised."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """About how many characters it will have."""
+        ...
 
-    def fitted(self, tokenizer: Tokenizer, options: TokenizeOptions) -> str:
+    def fitted(self, tokenizer: Tokenizer, options: TokenizeOptions) -> Fitted:
         """The text, of at most options.truncate_to tokens where that is set; raises ValidationError."""
         ...
 
@@ -42,21 +54,29 @@ class Renderer:
         options: TokenizeOptions,
         first_ones: list[int | None] | None = None,
         first_index: int = 0,
+        first_texts: dict[str, Content] | None = None,
     ) -> list[Sequence]:
         """One sequence per prompt. Raises ValidationError with a note that names the prompt (first_index + position).
 
         first_ones: per prompt, the index of the first token of type 1 (compressed_token_type_ids), or None.
+        first_texts: keeps what the first texts of pairs are encoded to, for further calls with the same options.
         """
         is_noted = first_index + len(prompts) > 1
+        fitted: dict[int, Fitted] = {}
         plain = []
         for position, prompt in enumerate(prompts):
             try:
-                plain.append(self._plain(prompt, options))
+                plain.append(self._plain(prompt, options, fitted, position))
             except ValidationError as err:
                 if is_noted:
                     err.add_note(f"in prompts[{first_index + position}]")
                 raise
-        sequences = self._encode(plain, options)
+        sequences = self._encode(plain, options, first_texts)
+        for position, text in fitted.items():
+            if text.is_cut:
+                sequences[position] = dataclasses.replace(
+                    sequences[position], is_truncated=True, num_original=text.num_tokens_before
+                )
         for position, sequence in enumerate(sequences):
             try:
                 is_text = not isinstance(plain[position], list)
@@ -70,14 +90,18 @@ class Renderer:
             sequences[position] = sequence
         return sequences
 
-    def _plain(self, prompt: Renderable, options: TokenizeOptions) -> Plain:
+    def _plain(self, prompt: Renderable, options: TokenizeOptions, fitted: dict[int, Fitted], position: int) -> Plain:
+        """The prompt itself, or the text of a deferred one, which is noted in `fitted`."""
         if isinstance(prompt, str | tuple | list):
             return prompt
         if self.tokenizer is None:
             raise ValidationError("You cannot pass text prompts when `skip_tokenizer_init=True`")
-        return prompt.fitted(self.tokenizer, options)
+        fitted[position] = prompt.fitted(self.tokenizer, options)
+        return fitted[position].text
 
-    def _encode(self, prompts: list[Plain], options: TokenizeOptions) -> list[Sequence]:
+    def _encode(
+        self, prompts: list[Plain], options: TokenizeOptions, first_texts: dict[str, Content] | None
+    ) -> list[Sequence]:
         """Sequences before padding and checks; all texts go through the tokenizer at once."""
         texts = [prompt for prompt in prompts if not isinstance(prompt, list)]
         if not texts:
@@ -96,6 +120,8 @@ class Renderer:
             max_length=options.max_length,
             truncation_side=options.truncation_side,
             truncate_to=options.truncate_to,
+            only_second=options.only_second,
+            first_texts=first_texts,
         )
         if len(encoded) == len(prompts):
             return encoded
@@ -114,14 +140,16 @@ class Renderer:
         ids = sequence.input_ids
         if not is_text and options.truncate_to is not None and len(ids) > options.truncate_to:
             start = len(ids) - options.truncate_to if options.truncation_side == "left" else 0
+            num_original = len(ids)
             ids = ids[start : start + options.truncate_to]
-            sequence = Sequence(ids)
+            sequence = Sequence(ids, None, True, num_original)
         if not ids:
             raise ValidationError("The decoder prompt cannot be empty")
         if len(ids) > options.max_length:
+            counted = f"{'at least ' if sequence.is_truncated else ''}{len(ids)}"
             raise ValidationError(
                 f"This model's maximum context length is {options.max_length} tokens. However, your prompt contains "
-                f"{len(ids)} input tokens, which exceeds this limit even without any output tokens. "
+                f"{counted} input tokens, which exceeds this limit even without any output tokens. "
                 f"Please reduce the length of the input prompt.",
                 parameter="input_tokens",
                 value=len(ids),
@@ -145,8 +173,11 @@ class Renderer:
             raise ConfigError("the tokenizer has no pad token: padding is not possible")
         missing = length - len(sequence)
         types = sequence.token_type_ids
-        return Sequence(
-            sequence.input_ids + [self.tokenizer.pad_token_id] * missing, types and types + types[-1:] * missing
+        return dataclasses.replace(
+            sequence,
+            input_ids=sequence.input_ids + [self.tokenizer.pad_token_id] * missing,
+            token_type_ids=types and types + types[-1:] * missing,
+            num_original=sequence.num_tokens_before_truncation,
         )
 
     def _with_types(self, sequence: Sequence, first_one: int | None) -> Sequence:
@@ -154,12 +185,12 @@ class Renderer:
         if isinstance(first_one, bool) or not isinstance(first_one, int) or first_one < 0:
             raise ValidationError(f"compressed_token_type_ids must be a non-negative integer, got {first_one!r}")
         if first_one >= size:
-            return Sequence(sequence.input_ids)
+            return dataclasses.replace(sequence, token_type_ids=None)
         if self._type_vocab_size < 2:
             raise ValidationError(
                 f"compressed_token_type_ids={first_one} needs token type 1, the model has {self._type_vocab_size} types"
             )
-        return Sequence(sequence.input_ids, [0] * first_one + [1] * (size - first_one))
+        return dataclasses.replace(sequence, token_type_ids=[0] * first_one + [1] * (size - first_one))
 
 
 def _check_characters(text: str | tuple[str, str], limit: int, max_length: int) -> None:

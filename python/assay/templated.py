@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from assay.errors import ValidationError
+from assay.rendering import Fitted
 from assay.text_limits import CHARS_PER_TOKEN, cut_texts
 
 if TYPE_CHECKING:
@@ -61,10 +62,10 @@ class TemplatedPair:
     doc: str
 
     def __len__(self) -> int:
-        """Characters, as far as they are known before the template is rendered."""
-        return len(self.query) + len(self.doc)
+        """About how many characters the rendered pair has."""
+        return len(self.query) + len(self.doc) + len(self.template.template.source)
 
-    def fitted(self, tokenizer: Tokenizer, options: TokenizeOptions) -> str:
+    def fitted(self, tokenizer: Tokenizer, options: TokenizeOptions) -> Fitted:
         """The rendered pair, of at most `options.truncate_to` tokens: the document gives, the rest stays whole.
 
         options.truncation_side "left" keeps the document's end. Raises ValidationError where even an empty document
@@ -72,9 +73,12 @@ class TemplatedPair:
         """
         text, limit = self._text(self.doc, options), options.truncate_to
         if limit is None or _is_short(text, limit):
-            return text
-        if len(self.doc) <= CHARS_PER_TOKEN * limit and _num_tokens(tokenizer, text, options) <= limit:
-            return text
+            return Fitted(text)
+        size = None
+        if len(self.doc) <= CHARS_PER_TOKEN * limit:
+            size = _num_tokens(tokenizer, text, options)
+            if size <= limit:
+                return Fitted(text)
         frame = _num_tokens(tokenizer, self._text("", options), options)
         if frame > limit:
             raise ValidationError(
@@ -87,9 +91,9 @@ class TemplatedPair:
             text = self._text(doc, options)
             excess = _num_tokens(tokenizer, text, options) - limit
             if excess <= 0:
-                return text
+                return Fitted(text, doc != self.doc, size)
             budget -= excess
-        return self._text("", options)
+        return Fitted(self._text("", options), True, size)
 
     def _text(self, doc: str, options: TokenizeOptions) -> str:
         return self.template.text(self.query, doc, has_special_tokens=options.add_special_tokens)

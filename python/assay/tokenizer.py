@@ -1,7 +1,9 @@
 """Text to token ids: the model's Hugging Face tokenizer, its Rust backend called directly.
 
-The backend is never reconfigured after loading (truncation is done here, on finished encodings), so any number of
-threads may encode at once; it releases the GIL while it works.
+The backend is never reconfigured after loading, so any number of threads may encode at once; it releases the GIL
+while it works. Texts are encoded one by one without special tokens (`content.py`), truncated, and put together as the
+tokenizer does it (`special_layout.py`): the query of many pairs is encoded once, and a long text only as far as it is
+kept. A tokenizer whose encodings are not put together that way encodes texts and pairs whole.
 """
 
 from __future__ import annotations
@@ -10,10 +12,15 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from assay.batch import Sequence
+from assay.content import Content, ContentEncoder
 from assay.errors import ConfigError, UnsupportedModelError, ValidationError
 from assay.files import sentence_config
+from assay.special_layout import SpecialLayout
+from assay.truncation import Cut, checked_types, end_of, longest_first, second_gives
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from assay.files import ModelFiles
     from assay.hf_config import HFConfig
 
@@ -21,6 +28,10 @@ if TYPE_CHECKING:
 
 _UNSET_LENGTH = 10**9
 """transformers stores about 1e30 where a tokenizer has no model_max_length."""
+
+
+MAX_FIRST_TEXTS = 64
+"""First texts of pairs kept encoded for later chunks; where every pair has its own there is nothing to gain."""
 
 
 class Tokenizer:
@@ -41,6 +52,12 @@ class Tokenizer:
         self.do_lower_case = do_lower_case
         self._has_types = "token_type_ids" in hf.model_input_names
         self._num_added = {pair: backend.num_special_tokens_to_add(pair) for pair in (False, True)}
+        self.content = ContentEncoder(backend)
+        self._layouts = {
+            (is_pair, add): SpecialLayout.learn(backend, is_pair=is_pair, add_special_tokens=add)
+            for is_pair in (False, True)
+            for add in (False, True)
+        }
 
     @classmethod
     def from_files(
@@ -117,12 +134,17 @@ class Tokenizer:
         max_length: int | None = None,
         truncation_side: str | None = None,
         truncate_to: int | None = None,
+        only_second: bool = False,
+        first_texts: dict[str, Content] | None = None,
     ) -> list[Sequence]:
         """Token ids of texts and (text, text_pair) tuples, equal to the transformers tokenizer's.
 
-        truncate_to: keep that many tokens; None keeps all, however long. Without truncation_side the cut is the
-        tokenizer's own (special tokens survive, the longer text of a pair loses first); with "left" or "right" the
-        finished ids are sliced. max_length: the model's limit, which bounds the text looked at before such a slice.
+        truncate_to: keep that many tokens; None keeps all, except that of a text far longer than max_length only some
+        more than max_length are given, as truncated. Without truncation_side the cut is the tokenizer's own (special
+        tokens survive, the longer text of a pair loses first); with "left" or "right" the finished ids are sliced.
+        max_length: the model's limit, which bounds the text looked at before such a slice. only_second: of a pair only
+        the second text is cut where truncation_side is None; ValidationError where nothing of it would be left.
+        first_texts: first texts of pairs encoded already, by calls with the same options; new ones are added, if few.
         """
         if truncation_side not in (None, "left", "right"):
             raise ValidationError(
@@ -131,20 +153,74 @@ class Tokenizer:
         if truncate_to is not None and truncation_side is not None and max_length is not None:
             limit = max_length * self.max_chars_per_token
             texts = [_trimmed(text, limit, truncation_side) for text in texts]
-        encodings = self._encode(texts, add_special_tokens)
+        layouts = [self._layouts[not isinstance(text, str), add_special_tokens] for text in texts]
+        if any(layout is None for layout in layouts):
+            return self.encode_whole(texts, add_special_tokens, truncate_to, truncation_side, only_second)
+        return self._encode_parts(texts, layouts, max_length, truncate_to, truncation_side, first_texts, only_second)
+
+    def _encode_parts(
+        self,
+        texts: list[Text],
+        layouts: list[SpecialLayout | None],
+        max_length: int | None,
+        truncate_to: int | None,
+        truncation_side: str | None,
+        first_texts: dict[str, Content] | None,
+        only_second: bool,
+    ) -> list[Sequence]:
+        """Every text on its own, then put together."""
+        firsts = dict(first_texts or {})  # a copy: other threads add to it
+        singles = [text if isinstance(text, str) else text[1] for text in texts]
+        new = list(dict.fromkeys(text[0] for text in texts if not isinstance(text, str) and text[0] not in firsts))
+        keep = max_length if truncate_to is None else truncate_to
+        side = truncation_side or self.truncation_side
+        try:
+            contents = self.content.encode(singles + new, keep, side, cuts=truncate_to is not None)
+        except TypeError:
+            for text in texts:
+                _check_text(text)
+            raise
+        firsts.update(zip(new, contents[len(singles) :], strict=True))
+        if first_texts is not None and len(firsts) <= MAX_FIRST_TEXTS:
+            first_texts.update(firsts)
+        cut = Cut(truncate_to, side, is_slice=truncation_side is not None, only_second=only_second)
         sequences = []
-        for text, encoding in zip(texts, encodings, strict=True):
+        for text, content, layout in zip(texts, contents, layouts, strict=False):
+            assert layout is not None
+            if isinstance(text, str):
+                sequences.append(cut.single(layout, content))
+                continue
+            first, second = firsts[text[0]], content
+            if cut.needs_counts(layout, first, second):
+                first, second = self.content.encode(list(text))
+            sequences.append(cut.pair(layout, first, second, has_types=self._has_types))
+        return sequences
+
+    def encode_whole(
+        self,
+        texts: list[Text],
+        add_special_tokens: bool,
+        truncate_to: int | None,
+        truncation_side: str | None,
+        only_second: bool = False,
+    ) -> list[Sequence]:
+        """The same for any tokenizer: the backend encodes each text or pair to its end, and the result is cut."""
+        sequences = []
+        for text, encoding in zip(texts, self._encode(texts, add_special_tokens), strict=True):
             is_pair = not isinstance(text, str)
             ids: list[int] = encoding.ids
             types: list[int] | None = encoding.type_ids if self._has_types and is_pair else None
-            if truncate_to is not None and len(ids) > truncate_to:
+            size = len(ids)
+            if truncate_to is not None and size > truncate_to:
                 if truncation_side is None:
-                    pieces = self._pieces(encoding, truncate_to, self._num_added[is_pair] if add_special_tokens else 0)
+                    num_added = self._num_added[is_pair] if add_special_tokens else 0
+                    keep = second_gives if only_second and is_pair else longest_first
+                    pieces = self._pieces(encoding, truncate_to, num_added, keep)
                 else:
-                    pieces = [_end(0, len(ids), truncate_to, truncation_side)]
+                    pieces = [end_of(0, size, truncate_to, truncation_side)]
                 ids = [token for piece in pieces for token in ids[piece]]
                 types = None if types is None else [kind for piece in pieces for kind in types[piece]]
-            sequences.append(Sequence(ids, _checked_types(types)))
+            sequences.append(Sequence(ids, checked_types(types), size > len(ids), size))
         return sequences
 
     def _encode(self, texts: list[Text], add_special_tokens: bool) -> list[Any]:
@@ -159,36 +235,25 @@ class Tokenizer:
             raise
         return encodings
 
-    def _pieces(self, encoding: Any, length: int, num_added: int) -> list[slice]:
+    def _pieces(
+        self, encoding: Any, length: int, num_added: int, keep_of: Callable[[int, int, int], tuple[int, int]]
+    ) -> list[slice]:
         """What to keep of an encoding so that `length` tokens remain, cut the way the tokenizer itself cuts."""
         size = len(encoding.ids)
         side = self.truncation_side
         if length < num_added:
-            return [_end(0, size, length, side)]
+            return [end_of(0, size, length, side)]
         owners: list[int | None] = encoding.sequence_ids
         spans = [_span(owners, which) for which in (0, 1)]
         lengths = [stop - start for start, stop in spans]
-        keep = _longest_first(lengths[0], lengths[1], length - (size - sum(lengths)))
+        keep = keep_of(lengths[0], lengths[1], length - (size - sum(lengths)))
         pieces, done = [], 0
         for (start, stop), count in zip(spans, keep, strict=True):
             if start == stop:
                 continue
-            pieces += [slice(done, start), _end(start, stop, count, side)]
+            pieces += [slice(done, start), end_of(start, stop, count, side)]
             done = stop
         return [*pieces, slice(done, size)]
-
-
-def _longest_first(first: int, second: int, budget: int) -> tuple[int, int]:
-    """Tokens kept of each text: the longer one gives first, and an odd token goes to the second (or the longer)."""
-    short, long = sorted((first, second))
-    if first + second <= budget:
-        return first, second
-    if 2 * short <= budget:
-        long = budget - short
-    else:
-        short = budget // 2
-        long = budget - short
-    return (long, short) if first > second else (short, long)
 
 
 def _span(owners: list[int | None], which: int) -> tuple[int, int]:
@@ -198,26 +263,10 @@ def _span(owners: list[int | None], which: int) -> tuple[int, int]:
     return start, start + count
 
 
-def _end(start: int, stop: int, count: int, side: str) -> slice:
-    """`count` items of a span, cut on `side`."""
-    count = min(count, stop - start)
-    return slice(start, start + count) if side == "right" else slice(stop - count, stop)
-
-
 def _trimmed(text: Text, limit: int, side: str) -> Text:
     if not isinstance(text, str) or len(text) <= limit:
         return text
     return text[:limit] if side == "right" else text[len(text) - limit :]
-
-
-def _checked_types(types: list[int] | None) -> list[int] | None:
-    """Token types as one block of ones after one of zeros; None where all are zero."""
-    if types is None or not any(types):
-        return None
-    ones = types.count(1)
-    if any(types[: len(types) - ones]) or types.count(0) + ones != len(types):
-        raise ValueError("Token type ids are expected to be a sequence of zeros followed by a sequence of ones")
-    return types
 
 
 def _check_text(text: Any) -> None:

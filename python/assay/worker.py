@@ -87,7 +87,7 @@ class _State:
 class Worker:
     """Owns the compute thread. Thread safe; `close` is idempotent and also runs when the object is freed.
 
-    before_batch is called on the compute thread whenever something waits, with no lock held.
+    before_batch is called on the compute thread before it picks a batch; it may clear lanes.
     """
 
     def __init__(
@@ -196,9 +196,9 @@ def _compute_loop(state: _State) -> None:
                     state.wake.wait()
                 if state.is_closed:
                     return
-            state.before_batch()
             with state.model_in_use:
-                with state.wake:  # only now, so that what came during another thread's batch is in this one
+                state.before_batch()  # only now: another thread's batch took its time, and more work came meanwhile
+                with state.wake:
                     batch = state.scheduler.next_batch()
                 state.run(batch)
             batch = []  # keep nothing alive while waiting

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from assay.batch import Sequence
+    from assay.content import Content
     from assay.engine.job import Job
     from assay.forward import Outcome
     from assay.rendering import Renderer
@@ -61,6 +61,7 @@ class Ticket:
         """Tokens of the prompts tokenised so far, as they are computed."""
         self._parts = parts
         self._job = job
+        self._first_texts: dict[str, Content] = {}  # a query is tokenised once, whatever the number of its documents
         self._start = time.perf_counter()
         self._lane = parts.worker.new_lane(job.priority)
         self._changed = threading.Condition()  # re-entrant: garbage collection may close the engine inside
@@ -144,7 +145,6 @@ class Ticket:
         requests: list[Request] = []
         try:
             if not self._is_over:
-                self._check_deadline()
                 if len(self._job) <= FEW_PROMPTS and self._parts.worker.is_idle:
                     ops.wake_threads()
                 requests = self._requests(start, stop)
@@ -175,8 +175,11 @@ class Ticket:
     def _requests(self, start: int, stop: int) -> list[Request]:
         """Tokenise job.prompts[start:stop]; results that are known already are kept, requests made of the rest."""
         job, began = self._job, time.perf_counter()
+        if job.deadline is not None and time.monotonic() >= job.deadline:
+            raise DeadlineExceededError(f"the deadline passed with {self._admitted.num_items} items not computed")
         first_ones = None if job.first_ones is None else job.first_ones[start:stop]
-        sequences = self._parts.renderer.render(job.prompts[start:stop], job.options, first_ones, start)
+        prompts = job.prompts[start:stop]
+        sequences = self._parts.renderer.render(prompts, job.options, first_ones, start, self._first_texts)
         requests = [
             Request(sequence, job.use_activation[index], job.dimensions[index] if job.dimensions else None, self, index)
             for index, sequence in enumerate(sequences, start)
@@ -203,10 +206,6 @@ class Ticket:
         if known:
             self._take(known, found, 0.0)
         return missing
-
-    def _check_deadline(self) -> None:
-        if self._job.deadline is not None and time.monotonic() >= self._job.deadline:
-            raise DeadlineExceededError(f"the deadline passed with {self._admitted.num_items} items not computed")
 
     # ---- results (a Sink) ------------------------------------------------------------------------------------------
 
@@ -299,11 +298,15 @@ class Ticket:
 
 
 def _result(request: Request, data: Tensor | None, error: NonFiniteError | None = None) -> Result:
-    sequence: Sequence = request.sequence
-    num_original = sequence.num_original
-    if num_original is None and not sequence.is_truncated:
-        num_original = len(sequence.input_ids)
-    return Result(request.index, sequence.input_ids, data, error, sequence.is_truncated, num_original)
+    sequence = request.sequence
+    return Result(
+        request.index,
+        sequence.input_ids,
+        data,
+        error,
+        sequence.is_truncated,
+        sequence.num_tokens_before_truncation,
+    )
 
 
 def _tokenize_error(err: BaseException) -> Exception:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -160,6 +161,7 @@ class Session:
         options = self._tokenize_options(call)
         if kind == "cross-encoder":
             pairs = self._pairs(queries, docs, limits, self._score_template(params, call.scoring))
+            options = dataclasses.replace(options, only_second=limits.doc > 0)
             job = self._job(pairs, [params] * len(pairs), options)
             return Prepared(job, lambda results: [ScoringRequestOutput.from_base(result) for result in results])
         texts: list[Renderable] = [*self._limited(queries, limits.query), *self._limited(docs, limits.doc)]

@@ -104,6 +104,7 @@ def _add_requests(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--enable-request-id-headers", action=SWITCH, default=False)
     group.add_argument("--enable-server-load-tracking", action=SWITCH, default=False)
     group.add_argument("--disable-fastapi-docs", action="store_true")
+    group.add_argument("--enable-tokenizer-info-endpoint", action=SWITCH, default=False)
 
 
 def _add_access(group: argparse._ArgumentGroup) -> None:
@@ -187,6 +188,7 @@ def parse(arguments: Sequence[str], program: str) -> ServerSettings:
         request_id_headers=given.enable_request_id_headers,
         load_tracking=given.enable_server_load_tracking,
         show_docs=not given.disable_fastapi_docs,
+        tokenizer_info=given.enable_tokenizer_info_endpoint,
         access_log=not given.disable_uvicorn_access_log,
         log_format=given.log_format,
         log_level=given.uvicorn_log_level,

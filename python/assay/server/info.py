@@ -80,6 +80,12 @@ class Info:
             "permission": [permission],
         }
 
+    async def tokenizer(self, request: Request) -> Response:
+        """The default model's tokenizer as its files describe it; served only where the settings say so."""
+        hf = self._state.models.default.require_tokenizer().hf
+        facts = {"tokenizer_class": type(hf).__name__, "chat_template": hf.chat_template, **hf.init_kwargs}
+        return Response(orjson.dumps(facts, default=str), media_type="application/json")
+
     async def info(self, request: Request) -> Response:
         """GET /info of text-embeddings-inference, about the default model: every key its clients insist on."""
         model = self._state.models.default

@@ -44,6 +44,7 @@ GETS: Final = {
     "/metrics": "Metrics in the form of Prometheus",
     "/v1/models": "What is served, as OpenAI lists it",
     "/info": "The default model, as text-embeddings-inference describes it",
+    "/tokenizer_info": "The default model's tokenizer, as its files describe it",
 }
 _ERRORS: Final = {
     400: "The body does not fit, or asks for what cannot be done",
@@ -67,7 +68,7 @@ def page(title: str, version: str, posts: Iterable[str], gets: Iterable[str]) ->
     by_schema = {schema: references[schema, "validation"] for schema in schemas}
     paths: dict[str, Any] = {path: {"get": _get(path)} for path in gets}
     for path in posts:
-        paths.setdefault(path, {})["post"] = _post(path, by_schema)
+        paths.setdefault(path, {})["post"] = _get(path, "post") if path in GETS else _post(path, by_schema)
     components = {"schemas": top.get("$defs", {}), "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}}
     return {
         "openapi": "3.1.0",
@@ -78,9 +79,9 @@ def page(title: str, version: str, posts: Iterable[str], gets: Iterable[str]) ->
     }
 
 
-def _get(path: str) -> dict[str, Any]:
+def _get(path: str, method: str = "get") -> dict[str, Any]:
     responses = {"200": {"description": "As described"}, **_responses(503 if path in HEALTH else 401)}
-    return {"summary": GETS[path], "operationId": f"get{_words(path)}", "responses": responses}
+    return {"summary": GETS[path], "operationId": f"{method}{_words(path)}", "responses": responses}
 
 
 def _post(path: str, by_schema: Mapping[type[BaseModel], Any]) -> dict[str, Any]:
