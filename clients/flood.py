@@ -76,12 +76,16 @@ class Flood:
         deadline = time.monotonic() + FULL_TIMEOUT_S
         while self.post({"query": "q", "documents": ["probe"], "input": ["probe"]}) != 429:
             if time.monotonic() > deadline or self._statuses:
+                self._join()
                 raise FloodError(f"the server was never full; the flood ended with {self._statuses}")
             time.sleep(PROBE_PAUSE_S)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def _join(self) -> None:
         for thread in self._threads:
             thread.join()
+
+    def __exit__(self, *_: object) -> None:
+        self._join()
         if self._statuses != [200] * NUM_REQUESTS:
             raise FloodError(f"the flood, sent to an idle server, ended with {self._statuses}")

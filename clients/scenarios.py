@@ -116,9 +116,11 @@ def overloaded(case: Case, stage: Stage) -> Outcome:
         except FloodError as err:
             problem = str(err)
             continue
-        first = posts(exchanges)[0]
-        problem = bad_refusal(first) or wrong_answer(answer, value_wanted(case, stage.truth))
-        if first.status != 200:
+        calls = posts(exchanges)
+        if not calls:
+            return Outcome(case, "overloaded", "the client asked for nothing", summary(answer, exchanges), exchanges)
+        problem = bad_refusal(calls[0]) or wrong_answer(answer, value_wanted(case, stage.truth))
+        if calls[0].status != 200:
             return Outcome(case, "overloaded", problem, summary(answer, exchanges), exchanges)
     return Outcome(case, "overloaded", problem, "never met a full server")
 

@@ -153,7 +153,8 @@ def run(server: LiveServer, mutator: Mutator, first: int, stop: int, num_threads
         gunners[0].join(timeout=30)
         fired = report.statuses.total()
         rate = fired / (time.monotonic() - start)
-        print(f"{fired} bodies, {rate:.0f}/s, {len(report.failures)} failures, RSS {server.rss_bytes >> 20} MiB")
+        state = f"RSS {server.rss_bytes >> 20} MiB" if server.is_running else "the server is gone"
+        print(f"{fired} bodies, {rate:.0f}/s, {len(report.failures)} failures, {state}", flush=True)
         if not server.is_running:
             break
     done.set()
