@@ -29,6 +29,7 @@ from tiny_server import BUILD, NAME, tiny_server
 
 TIMEOUT_S = 60.0
 VALID_PAUSE_S = 0.02
+REPORT_S = 30.0
 SHOWN_FAILURES = 10
 
 
@@ -38,6 +39,7 @@ class Report:
 
     statuses: Counter[int] = field(default_factory=Counter)
     failures: list[dict[str, Any]] = field(default_factory=list)
+    slowest: list[tuple[float, int]] = field(default_factory=list)
     num_valid: int = 0
     valid_errors: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -79,6 +81,7 @@ def fire(port: int, mutator: Mutator, numbers: Any, stop: int, report: Report) -
     client = Client(port)
     while (number := next(numbers)) < stop:
         shot = mutator.shot(number)
+        start = time.monotonic()
         try:
             status, content_type, body = client.post(shot.path, shot.body, shot.headers)
             problem = complaint(status, content_type, body)
@@ -86,6 +89,7 @@ def fire(port: int, mutator: Mutator, numbers: Any, stop: int, report: Report) -
             status, body, problem = 0, b"", f"no reply: {type(err).__name__}: {err}"
         with report.lock:
             report.statuses[status] += 1
+            report.slowest = sorted([*report.slowest, (time.monotonic() - start, number)])[-SHOWN_FAILURES:]
             if problem:
                 report.failures.append(describe(shot, problem, body))
 
@@ -149,8 +153,8 @@ def run(server: LiveServer, mutator: Mutator, first: int, stop: int, num_threads
     for gunner in gunners:
         gunner.start()
     start = time.monotonic()
-    while any(gunner.is_alive() for gunner in gunners):
-        gunners[0].join(timeout=30)
+    while alive := [gunner for gunner in gunners if gunner.is_alive()]:
+        alive[0].join(timeout=REPORT_S)
         fired = report.statuses.total()
         rate = fired / (time.monotonic() - start)
         state = f"RSS {server.rss_bytes >> 20} MiB" if server.is_running else "the server is gone"
@@ -166,6 +170,7 @@ def main() -> int:
     """Fire, report, say whether all went well."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bodies", type=int, default=100_000)
+    parser.add_argument("--first", type=int, default=0, help="number of the first shot")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--only", type=int, help="fire this shot alone, and show it")
@@ -173,12 +178,14 @@ def main() -> int:
     exit_on_sigterm()
     mutator = Mutator([Recorded(post["path"], post["body"]) for post in posts(NAME)], args.seed)
     with tiny_server() as server:
-        first, stop = (args.only, args.only + 1) if args.only is not None else (0, args.bodies)
+        first, stop = (args.only, args.only + 1) if args.only is not None else (args.first, args.first + args.bodies)
         report = run(server, mutator, first, stop, 1 if args.only is not None else args.threads)
         is_running, pid = server.is_running, server.process.pid
     if args.only is not None:
         print(json.dumps(describe(mutator.shot(args.only), f"{dict(report.statuses)}", b""), indent=1))
     print(f"statuses: {dict(sorted(report.statuses.items()))}")
+    slowest = ", ".join(f"{number} ({seconds:.1f} s)" for seconds, number in reversed(report.slowest))
+    print(f"slowest: {slowest}")
     print(f"valid stream: {report.num_valid} requests, {len(report.valid_errors)} errors {report.valid_errors[:3]}")
     print(f"server: process {pid} {'lived through it' if is_running else f'died, see {server.log}'}")
     if report.failures:
