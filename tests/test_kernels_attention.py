@@ -28,7 +28,7 @@ LENGTHS = [
     [1, 1100, 2],
 ]
 UNLIMITED = (-1, -1)
-WINDOWS = [(0, 0), (8, 8), (31, 0), (64, -1), (-1, 5), (255, 256), (2000, 2000)]  # 256 is a tile, 32 a step in it
+WINDOWS = [(0, 0), (8, 8), (31, 0), (64, -1), (-1, 5), (255, 256)]  # 256 is a tile, 32 a step in it
 DTYPES = [torch.float32, torch.bfloat16]
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
 causal = pytest.mark.parametrize("is_causal", [False, True], ids=["bidirectional", "causal"])
@@ -241,7 +241,7 @@ def test_attention_refuses_a_wrong_scale(scale: float) -> None:
 def test_attention_slides_a_window(isa: str, window_size: tuple[int, int], is_causal: bool, dtype: torch.dtype) -> None:
     """Around the window's edges, the tiles of 256 keys and the steps of 32 in which keys before it are skipped."""
     check(make_case([0, 1, 7, 9, 33, 64, 300], dtype), is_causal, window_size=window_size)
-    check(make_case([700], dtype, num_heads=1), is_causal, window_size=window_size)
+    check(make_case([540], dtype, num_heads=1), is_causal, window_size=window_size)
 
 
 @causal
