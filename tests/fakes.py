@@ -80,6 +80,7 @@ class FakeTokenizer:
         max_length: int | None = None,
         truncation_side: str | None = None,
         truncate_to: int | None = None,
+        cut_side: str | None = None,
         only_second: bool = False,
         first_texts: dict[str, Content] | None = None,
     ) -> list[Sequence]:

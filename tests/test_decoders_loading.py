@@ -158,7 +158,46 @@ def test_qwen2_reward_heads_run_on_every_token(copy, kind, num_labels, tmp_path_
     assert max_error(run(model, [Sequence(row) for row in ids]), exact) <= float32_budget(exact)
 
 
-@pytest.mark.parametrize("name", ["qwen3", "gemma3", "gpt2", "modernbert"])
+INTERNLM2 = {
+    "model.embed_tokens": "model.tok_embeddings",
+    "self_attn.o_proj": "attention.wo",
+    "mlp.gate_proj": "feed_forward.w1",
+    "mlp.up_proj": "feed_forward.w3",
+    "mlp.down_proj": "feed_forward.w2",
+    "input_layernorm": "attention_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "score": "v_head",
+}
+
+
+def as_internlm2(tensors):
+    """A Llama checkpoint as InternLM2 stores the same model: other names, one projection grouped by key/value head."""
+    stored = {key: value for key, value in tensors.items() if "_proj.weight" not in key or "self_attn" not in key}
+    stored |= {key: value for key, value in tensors.items() if "o_proj" in key}
+    for layer in range(3):
+        q, k, v = (tensors[f"model.layers.{layer}.self_attn.{part}_proj.weight"] for part in "qkv")
+        groups = zip(q.chunk(2), k.chunk(2), v.chunk(2), strict=True)  # two key/value heads, two query heads for each
+        stored[f"model.layers.{layer}.attention.wqkv.weight"] = torch.cat([torch.cat(group) for group in groups])
+    for old, new in INTERNLM2.items():
+        stored = {key.replace(old, new): value for key, value in stored.items()}
+    return {**stored, "v_head.weight": tensors["score.weight"][:1]}
+
+
+def test_internlm2_rewards_are_those_of_the_same_llama(copy, tmp_path_factory):
+    from transformers import LlamaForSequenceClassification
+
+    source = answers(tmp_path_factory, "llama")
+    folder = copy("llama", as_internlm2, architectures=["InternLM2ForRewardModel"], model_type="internlm2")
+    model = load(folder)
+    assert (model.task, model.num_labels, model.activation_name) == ("token_classify", 1, "sigmoid")
+    llama = LlamaForSequenceClassification.from_pretrained(source.folder, attn_implementation="eager").eval()
+    ids = source.ids[:12]
+    with torch.inference_mode():
+        exact = [llama.score(llama.model(torch.tensor([row])).last_hidden_state[0])[:, :1] for row in ids]
+    assert max_error(run(model, [Sequence(row) for row in ids]), exact) <= float32_budget(exact)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gemma3", "gpt2", "modernbert-mean"])
 def test_a_bare_backbone_embeds_with_its_familys_pooling(name, tmp_path, tmp_path_factory):
     case = CASES[name]
     model = make_model(TinyDecoder(case.class_name, "Model", case.config))
@@ -166,8 +205,9 @@ def test_a_bare_backbone_embeds_with_its_familys_pooling(name, tmp_path, tmp_pat
     with torch.inference_mode():
         states = [model(torch.tensor([row])).last_hidden_state[0] for row in ids]
     ours = load(save(model, tmp_path / "m", {}))
-    assert (ours.task, ours.pooling) == ("embed", "cls" if name == "modernbert" else "last_token")
-    exact = [rows[0] if name == "modernbert" else rows[-1] for rows in states]
+    reads_first = name == "modernbert-mean"  # classifier_pooling is for classifiers
+    assert (ours.task, ours.pooling) == ("embed", "cls" if reads_first else "last_token")
+    exact = [rows[0] if reads_first else rows[-1] for rows in states]
     assert max_error(run(ours, [Sequence(row) for row in ids]), exact) <= float32_budget(exact)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import tiny_models
+import tiny_rerankers
 from assay.cli import main
 from assay.doctor import Example, Report, cause, compare, examine, inputs, page, words
 from assay.errors import ValidationError
@@ -70,6 +71,19 @@ def test_a_sound_model_agrees(tmp_path: Path, family: str, head: str, num_labels
     assert report.batch_changes == 0
     assert report.totals.kendall_tau == pytest.approx(1.0, abs=1e-3)
     assert report.totals.max_logit_error is not None and report.totals.max_logit_error <= report.allowed
+
+
+@pytest.mark.parametrize("kind", ["qwen3-reranker", "mxbai-rerank-v2", "bge-reranker-v2-gemma"])
+def test_a_reranker_made_of_a_language_model_agrees(tmp_path: Path, kind: str) -> None:
+    """transformers runs the language model on the prompt it renders itself, and its logits make the score."""
+    folder = tiny_rerankers.make(tmp_path, kind)
+    report = examine_some(str(folder))
+    assert report.agrees, words.describe(report)
+    assert report.batch_changes == 0
+    assert any(example.pair for example in report.examples)
+    other = {"classifier_from_token": ["1", "0"], "method": "from_2_way_softmax"}
+    report = examine_some(str(folder), hf_overrides=other)
+    assert report.agrees, words.describe(report)
 
 
 def test_bfloat16_is_held_to_what_transformers_loses_itself(bert: Path) -> None:

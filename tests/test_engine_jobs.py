@@ -22,6 +22,7 @@ from assay.errors import (
     OverloadedError,
     ValidationError,
 )
+from assay.inputs import cache_salts
 from assay.rendering import Renderable
 from assay.tokenize_options import TokenizeOptions
 from engines import expected, hold, ids, job, make_engine, wait_until
@@ -429,6 +430,22 @@ def test_known_results_come_from_the_cache_and_never_cross_salts() -> None:
         assert answers(engine.start(job([*prompts, [9, 9]] * 3, cache_salt="b")))[5:9] == first
         stats = engine.stats()
         assert stats.cache_hits >= 8 and stats.cache_misses >= 12 and stats.cache_bytes > 0
+
+
+def test_every_prompt_may_have_its_own_salt() -> None:
+    engine, model = make_engine(result_cache_bytes=1_000_000)
+    prompts = [{"prompt": "a", "cache_salt": "one"}, {"prompt": "b"}, "c"]
+    salts = cache_salts(prompts)
+    assert salts == ["one", None, None]
+    with engine:
+        answers(engine.start(job("abc", cache_salt=salts)))
+        answers(engine.start(job("abc", cache_salt=salts)))
+        assert sum(model.batch_sizes) == 3
+        answers(engine.start(job("abc")))
+        assert sum(model.batch_sizes) == 4, "only the salted prompt is computed again"
+    assert cache_salts({"prompt": "a", "cache_salt": "one"}) == ["one"]
+    for without in ("a", ["a", "b"], [1, 2, 3], [[1, 2], "a"], {"prompt": "a"}):
+        assert cache_salts(without) is None
 
 
 def test_a_nan_is_not_cached() -> None:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 import llms
 from assay import LLM
 from assay.server.settings import RequestPolicy, ServerSettings
@@ -214,6 +216,43 @@ def test_health_answers_while_long_texts_are_tokenised() -> None:
     assert worst < 2.0  # it waited for no tokenizer, which takes longer; speed is measured in bench/, not here
 
 
+def test_auto_truncate_cuts_in_every_dialect() -> None:
+    with serving(llms.shared(), ServerSettings(requests=RequestPolicy(auto_truncate=True))) as client:
+        response = client.post("/classify", {"input": ["word " * 300, "short"], "return_details": True})
+        assert response.headers["x-assay-truncated-items"] == "1"
+        assert [item["truncated"] for item in response.json()["data"]] == [True, False]
+        assert client.post("/predict", {"inputs": "word " * 300, "truncate": False}).status_code == 422
+
+
+def test_a_client_that_leaves_while_sending_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    client = shared_client()
+    for path in ("/classify", "/tokenize"):
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any, sent: list[Any] = sent) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": path,
+            "raw_path": path.encode(),
+            "root_path": "",
+            "scheme": "http",
+            "http_version": "1.1",
+            "query_string": b"",
+            "server": ("test", 80),
+            "client": None,
+            "headers": [(b"content-type", b"application/json"), (b"content-length", b"100")],
+        }
+        client.run(client.app(scope, receive, send))
+        assert sent[0]["status"] == 499
+    assert not [entry for entry in caplog.records if entry.levelname == "ERROR"]
+
+
 def test_timing_headers_are_on_every_dialect() -> None:
     names = "total-time tokenization-time queue-time inference-time compute-time compute-tokens compute-characters"
     for client, path, body in (
@@ -269,7 +308,10 @@ def test_several_models_are_told_apart_by_name() -> None:
         assert client.ok("/classify", {"input": "x"})["model"] == "labels"
         assert client.ok("/rerank", {"model": "ranker", "query": "q", "documents": ["d"]})["results"]
         assert client.ok("/embeddings", {"model": "vectors", "input": "x"})["data"]
-        assert client.post("/rerank", {"query": "q", "documents": ["d"]}).status_code == 404  # the default has labels
+        unnamed = client.ok("/rerank", {"query": "q", "documents": ["d"]})
+        assert unnamed["model"] == "ranker"  # the first that can
+        wrong = client.error("/rerank", {"model": "labels", "query": "q", "documents": ["d"]})
+        assert wrong["message"] == "The model `labels` does not support this route."
         missing = client.error("/rerank", {"model": "no", "query": "q", "documents": ["d"]}, 404)
         assert missing["message"].endswith("Valid aliases: labels, ranker, vectors.")
 

@@ -49,6 +49,15 @@ def test_long_texts_are_cut_unless_told_not_to(client: Client) -> None:
     (cut,) = llms.shared().classify(long, truncate_prompt_tokens=-1, use_tqdm=False)
     for truncate in ({}, {"truncate": None}, {"truncate": True}):
         assert client.ok("/predict", {"inputs": long, **truncate}) == expected(cut.outputs.probs)
+    words = " ".join(f"w{index}" for index in range(200))
+    _, tokenizer = llms.reference()
+    for side in ("Left", "left", "Right", "right"):
+        tokenizer.truncation_side = side.lower()
+        ids = tokenizer(words, truncation=True, max_length=128)["input_ids"]
+        tokenizer.truncation_side = "right"
+        (kept,) = llms.shared().classify([ids], use_tqdm=False)
+        body = {"inputs": words, "truncation_direction": side}
+        assert client.ok("/predict", body) == expected(kept.outputs.probs)
     response = client.post("/predict", {"inputs": long, "truncate": False})
     assert response.status_code == 422 and "reduce the length" in response.json()["error"]
 

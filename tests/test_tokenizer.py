@@ -51,6 +51,17 @@ def test_the_tokenizers_own_truncation_is_reproduced_for_every_length(name, side
 
 
 @pytest.mark.parametrize("name", KINDS)
+def test_the_side_of_the_cut_can_be_chosen_per_call(name, folder_of):
+    ours, theirs = tokenizer(folder_of(name)), hf_tokenizer(folder_of(name))
+    texts = [*single_texts()[::12], *pair_texts()[::7]]
+    for side in ("left", "right"):
+        theirs.truncation_side = side
+        for length in (6, 13, 33):
+            for text, sequence in zip(texts, ours.encode_batch(texts, truncate_to=length, cut_side=side), strict=True):
+                assert sequence.input_ids == hf_encoding(theirs, text, length)["input_ids"][0].tolist(), (text, length)
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_the_second_text_alone_can_be_cut(name, folder_of):
     ours, theirs = tokenizer(folder_of(name)), hf_tokenizer(folder_of(name))
     pairs = [("word " * 20, "a b c d e f g h"), ("short", "word " * 60), *pair_texts()[::9]]

@@ -128,7 +128,7 @@ def _pair(prompt: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def check_cache_salt(salt: Any) -> None:
-    """The rules for a cache salt; it has no effect, since nothing is cached between requests."""
+    """The rules for a cache salt."""
     if salt is None:
         return
     if not isinstance(salt, str) or not salt:
@@ -137,3 +137,13 @@ def check_cache_salt(salt: Any) -> None:
         raise ValidationError(
             "Parameter 'cache_salt' must be at most 128 characters and must not contain '@', '/', '\\\\', or NUL."
         )
+
+
+def cache_salts(prompts: Any) -> list[str | None] | None:
+    """The salt of every prompt that `plain_prompts` has accepted, in order; None where none has one."""
+    if isinstance(prompts, Mapping):
+        prompts = [prompts]
+    if isinstance(prompts, str) or not isinstance(prompts, Sequence):
+        return None
+    salts = [prompt.get("cache_salt") if isinstance(prompt, dict | Mapping) else None for prompt in prompts]
+    return salts if any(salts) else None

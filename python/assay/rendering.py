@@ -23,11 +23,9 @@ class Fitted(NamedTuple):
 
 
 class Deferred(Protocol):
-    """A prompt whose text is made when it is its turn to be tokenised."""
+    """A prompt whose text is made when it is its turn to be tokenised. Its length is about the text's characters."""
 
-    def __len__(self) -> int:
-        """About how many characters it will have."""
-        ...
+    def __len__(self) -> int: ...
 
     def fitted(self, tokenizer: Tokenizer, options: TokenizeOptions) -> Fitted:
         """The text, of at most options.truncate_to tokens where that is set; raises ValidationError."""
@@ -120,6 +118,7 @@ class Renderer:
             max_length=options.max_length,
             truncation_side=options.truncation_side,
             truncate_to=options.truncate_to,
+            cut_side=options.cut_side,
             only_second=options.only_second,
             first_texts=first_texts,
         )

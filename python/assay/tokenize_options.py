@@ -21,6 +21,7 @@ class TokenizeOptions:
 
     max_length: the most tokens a prompt may have. truncate_to: keep that many tokens, None refuses longer prompts.
     truncation_side: None lets the tokenizer truncate (special tokens survive), a side slices the ids.
+    cut_side: without a side, where the tokenizer cuts ("left" or "right"); None leaves it to the tokenizer's files.
     only_second: without a side, of a pair only the second text is truncated, instead of the longer one.
     pad_to: append pad tokens up to this length. do_lower_case: None follows the model folder.
     """
@@ -31,6 +32,7 @@ class TokenizeOptions:
     pad_to: int | None = None
     add_special_tokens: bool = True
     do_lower_case: bool | None = None
+    cut_side: str | None = None
     only_second: bool = False
 
 

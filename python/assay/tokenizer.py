@@ -134,6 +134,7 @@ class Tokenizer:
         max_length: int | None = None,
         truncation_side: str | None = None,
         truncate_to: int | None = None,
+        cut_side: str | None = None,
         only_second: bool = False,
         first_texts: dict[str, Content] | None = None,
     ) -> list[Sequence]:
@@ -142,8 +143,9 @@ class Tokenizer:
         truncate_to: keep that many tokens; None keeps all, except that of a text far longer than max_length only some
         more than max_length are given, as truncated. Without truncation_side the cut is the tokenizer's own (special
         tokens survive, the longer text of a pair loses first); with "left" or "right" the finished ids are sliced.
-        max_length: the model's limit, which bounds the text looked at before such a slice. only_second: of a pair only
-        the second text is cut where truncation_side is None; ValidationError where nothing of it would be left.
+        max_length: the model's limit, which bounds the text looked at before such a slice. cut_side: the side of the
+        tokenizer's own cut; None leaves it to its files. only_second: of a pair only the second text is cut where
+        truncation_side is None; ValidationError where nothing of it would be left.
         first_texts: first texts of pairs encoded already, by calls with the same options; new ones are added, if few.
         """
         if truncation_side not in (None, "left", "right"):
@@ -155,25 +157,26 @@ class Tokenizer:
             texts = [_trimmed(text, limit, truncation_side) for text in texts]
         layouts = [self._layouts[not isinstance(text, str), add_special_tokens] for text in texts]
         if any(layout is None for layout in layouts):
-            return self.encode_whole(texts, add_special_tokens, truncate_to, truncation_side, only_second)
-        return self._encode_parts(texts, layouts, max_length, truncate_to, truncation_side, first_texts, only_second)
+            return self.encode_whole(texts, add_special_tokens, truncate_to, truncation_side, only_second, cut_side)
+        side = truncation_side or cut_side or self.truncation_side
+        cut = Cut(truncate_to, side, is_slice=truncation_side is not None, only_second=only_second)
+        return self._encode_parts(texts, layouts, cut, side, max_length, truncate_to, first_texts)
 
     def _encode_parts(
         self,
         texts: list[Text],
         layouts: list[SpecialLayout | None],
+        cut: Cut,
+        side: str,
         max_length: int | None,
         truncate_to: int | None,
-        truncation_side: str | None,
         first_texts: dict[str, Content] | None,
-        only_second: bool,
     ) -> list[Sequence]:
         """Every text on its own, then put together."""
         firsts = dict(first_texts or {})  # a copy: other threads add to it
         singles = [text if isinstance(text, str) else text[1] for text in texts]
         new = list(dict.fromkeys(text[0] for text in texts if not isinstance(text, str) and text[0] not in firsts))
         keep = max_length if truncate_to is None else truncate_to
-        side = truncation_side or self.truncation_side
         try:
             contents = self.content.encode(singles + new, keep, side, cuts=truncate_to is not None)
         except TypeError:
@@ -183,7 +186,6 @@ class Tokenizer:
         firsts.update(zip(new, contents[len(singles) :], strict=True))
         if first_texts is not None and len(firsts) <= MAX_FIRST_TEXTS:
             first_texts.update(firsts)
-        cut = Cut(truncate_to, side, is_slice=truncation_side is not None, only_second=only_second)
         sequences = []
         for text, content, layout in zip(texts, contents, layouts, strict=False):
             assert layout is not None
@@ -203,6 +205,7 @@ class Tokenizer:
         truncate_to: int | None,
         truncation_side: str | None,
         only_second: bool = False,
+        cut_side: str | None = None,
     ) -> list[Sequence]:
         """The same for any tokenizer: the backend encodes each text or pair to its end, and the result is cut."""
         sequences = []
@@ -215,7 +218,8 @@ class Tokenizer:
                 if truncation_side is None:
                     num_added = self._num_added[is_pair] if add_special_tokens else 0
                     keep = second_gives if only_second and is_pair else longest_first
-                    pieces = self._pieces(encoding, truncate_to, num_added, keep)
+                    side = cut_side or self.truncation_side
+                    pieces = _pieces(encoding, truncate_to, num_added, keep, side)
                 else:
                     pieces = [end_of(0, size, truncate_to, truncation_side)]
                 ids = [token for piece in pieces for token in ids[piece]]
@@ -235,25 +239,25 @@ class Tokenizer:
             raise
         return encodings
 
-    def _pieces(
-        self, encoding: Any, length: int, num_added: int, keep_of: Callable[[int, int, int], tuple[int, int]]
-    ) -> list[slice]:
-        """What to keep of an encoding so that `length` tokens remain, cut the way the tokenizer itself cuts."""
-        size = len(encoding.ids)
-        side = self.truncation_side
-        if length < num_added:
-            return [end_of(0, size, length, side)]
-        owners: list[int | None] = encoding.sequence_ids
-        spans = [_span(owners, which) for which in (0, 1)]
-        lengths = [stop - start for start, stop in spans]
-        keep = keep_of(lengths[0], lengths[1], length - (size - sum(lengths)))
-        pieces, done = [], 0
-        for (start, stop), count in zip(spans, keep, strict=True):
-            if start == stop:
-                continue
-            pieces += [slice(done, start), end_of(start, stop, count, side)]
-            done = stop
-        return [*pieces, slice(done, size)]
+
+def _pieces(
+    encoding: Any, length: int, num_added: int, keep_of: Callable[[int, int, int], tuple[int, int]], side: str
+) -> list[slice]:
+    """What to keep of an encoding so that `length` tokens remain, cut the way the tokenizer itself cuts."""
+    size = len(encoding.ids)
+    if length < num_added:
+        return [end_of(0, size, length, side)]
+    owners: list[int | None] = encoding.sequence_ids
+    spans = [_span(owners, which) for which in (0, 1)]
+    lengths = [stop - start for start, stop in spans]
+    keep = keep_of(lengths[0], lengths[1], length - (size - sum(lengths)))
+    pieces, done = [], 0
+    for (start, stop), count in zip(spans, keep, strict=True):
+        if start == stop:
+            continue
+        pieces += [slice(done, start), end_of(start, stop, count, side)]
+        done = stop
+    return [*pieces, slice(done, size)]
 
 
 def _span(owners: list[int | None], which: int) -> tuple[int, int]:

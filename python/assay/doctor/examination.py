@@ -43,16 +43,21 @@ def examine(
 ) -> Report:
     """Compare assay on `model` with transformers on `reference` (the same model unless named).
 
-    hf_overrides change assay's side only. Raises ValueError, OSError or ImportError where either side cannot run.
+    hf_overrides change assay's side only, except for how a head is made of a language model. Raises ValueError, OSError
+    or ImportError where either side cannot run.
     """
     start = time.perf_counter()
     files = resolve_model(model, revision=revision)
     ours = Subject(files, dtype=dtype, hf_overrides=hf_overrides)
     if ours.model.task not in TASKS:
         raise ConfigError(f"task {ours.model.task!r} cannot be compared; it must be one of {', '.join(TASKS)}")
-    theirs = Reference(files if reference is None else resolve_model(reference), ours.model.task)
+    other = files if reference is None else resolve_model(reference)
+    theirs = Reference(other, ours.model.task, language_model=ours.language_model)
     if examples is None:
         examples = built_in(with_pairs=ours.model.task == "classify")
+    examples = [example for example in examples if ours.reads(example)]
+    if not examples:
+        raise ConfigError("every input is empty or longer than the model: there is nothing to compare")
     pairs = [(ours.trace(example), theirs.trace(example)) for example in progress(examples)]
     cases = [Case(a, b, difference(a, b)) for a, b in pairs]
     summary = totals([a for a, _ in pairs], [b for _, b in pairs], is_embedding=ours.model.task == "embed")
@@ -84,7 +89,7 @@ def _low_precision_budget(theirs: Reference, dtype: str, pairs: list[tuple[Trace
     """The error transformers itself makes in `dtype`, and a little more."""
     import numpy as np
 
-    low = Reference(theirs.files, theirs.task, dtype)
+    low = Reference(theirs.files, theirs.task, dtype, theirs.language_model)
     errors = [float(np.abs(low.logits(b.input_ids, b.token_type_ids) - b.logits).max(initial=0.0)) for _, b in pairs]
     allowed = LOW_PRECISION_FACTOR * max(errors, default=0.0)
     return allowed, f"{LOW_PRECISION_FACTOR} times transformers' own error in {dtype}"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from assay.doctor.inputs import Example
+    from assay.doctor.language_model import LanguageModel
     from assay.doctor.trace import Array
     from assay.files import ModelFiles
 
@@ -26,21 +27,28 @@ NO_LIMIT = 10**9
 
 
 class Reference:
-    """A model run by transformers; its token ids, limits and activation are worked out apart from assay's."""
+    """A model run by transformers; its token ids, limits and activation are worked out apart from assay's.
 
-    def __init__(self, files: ModelFiles, task: str, dtype: str = "float32") -> None:
+    language_model: the classifier is made of one, which is run as it is.
+    """
+
+    def __init__(
+        self, files: ModelFiles, task: str, dtype: str = "float32", language_model: LanguageModel | None = None
+    ) -> None:
         import torch
         import transformers
 
-        self.files, self.task, self.dtype = files, task, dtype
-        self.config = HFConfig.from_folder(files.folder)
+        self.files, self.task, self.dtype, self.language_model = files, task, dtype, language_model
+        self.config = HFConfig.from_folder(files.folder) if language_model is None else language_model.config
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(str(files.folder), local_files_only=True)
         self.max_length = max_length(files.folder, self.config, int(self.tokenizer.model_max_length))
         self.lowers = bool(sentence_config(files.folder).get("do_lower_case", False))
         self.head = _read_head(files.head_folder)
-        self.modules = [] if self.head else _read_modules(files.folder)
+        self.modules = [] if self.head or language_model else _read_modules(files.folder)
         kind = "AutoModel"
-        if task in ("classify", "token_classify") and self.head is None:
+        if language_model is not None:
+            kind = "AutoModelForCausalLM"
+        elif task in ("classify", "token_classify") and self.head is None:
             kind = (
                 "AutoModelForTokenClassification" if task == "token_classify" else "AutoModelForSequenceClassification"
             )
@@ -49,11 +57,15 @@ class Reference:
             str(files.folder), attn_implementation="eager", dtype=getattr(torch, dtype), local_files_only=True
         ).eval()
         labels = self.head["classifier.weight"].shape[0] if self.head else self.config.num_labels
+        labels = labels if language_model is None else language_model.num_labels
         self.activation = expected_activation(self.config, int(labels))
 
     def encode(self, example: Example) -> tuple[list[int], list[int]]:
         """Token ids and token types, cut to the model's length by the tokenizer."""
-        texts = [example.text] if example.pair is None else [example.text, example.pair]
+        if self.language_model is not None:
+            texts = self.language_model.texts(self.tokenizer, example)
+        else:
+            texts = [example.text] if example.pair is None else [example.text, example.pair]
         columns = [[text.lower() if self.lowers else text] for text in texts]
         # A batch of one: called with bare strings, transformers takes an empty second text for no second text.
         encoding = self.tokenizer(*columns, truncation=True, max_length=self.max_length)
@@ -73,7 +85,9 @@ class Reference:
 
         with torch.inference_mode():
             output = self.model(**self._batch(input_ids, token_type_ids))
-            if self.head is None and self.task in ("classify", "token_classify"):
+            if self.language_model is not None:
+                logits = self.language_model.logits(self.tokenizer, output.logits[0, -1].float())
+            elif self.head is None and self.task in ("classify", "token_classify"):
                 logits = output.logits[0].float()
             else:
                 logits = self._pooled(output.last_hidden_state[0].float())

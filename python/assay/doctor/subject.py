@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from assay.adapt import adapt
 from assay.arena import Arena
 from assay.batch import Sequence, pack
 from assay.config import PoolerConfig
+from assay.doctor.language_model import LanguageModel
 from assay.doctor.trace import Trace
 from assay.hf_config import HFConfig
 from assay.models import load_model
+from assay.scoring import uses_separator
+from assay.templated import ScoreTemplate, added_bos
+from assay.templates import Template
 from assay.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -26,22 +31,57 @@ class Subject:
 
     def __init__(self, files: ModelFiles, *, dtype: str = "auto", hf_overrides: dict[str, Any] | None = None) -> None:
         config = HFConfig.from_folder(files.folder, hf_overrides)
+        adapted = adapt(files, config, PoolerConfig())
         self.model = load_model(
             files,
-            config,
+            adapted.hf_config,
             dtype=dtype,
-            pooler_config=PoolerConfig(),
+            pooler_config=adapted.pooler_config,
             max_batch_tokens=MAX_BATCH_TOKENS,
             max_batch_size=MAX_BATCH_SIZE,
         )
         self.tokenizer = Tokenizer.from_files(files, config)
         limit = self.tokenizer.model_max_length
         self.max_length = self.model.max_model_len if limit is None else min(limit, self.model.max_model_len)
+        self.recipe = None if adapted.match is None else adapted.match.recipe
+        self._template = self._score_template()
+
+    @property
+    def language_model(self) -> LanguageModel | None:
+        """How transformers runs the model, where its head is made of a language model's."""
+        config = self.model.hf_config
+        is_converted = config.get("method") is not None or bool(config.get("is_original_qwen3_reranker"))
+        return LanguageModel(config, self.recipe) if is_converted else None
+
+    def _score_template(self) -> ScoreTemplate | None:
+        source = None if self.recipe is None else self.recipe.template_source()
+        if self.recipe is None or source is None:
+            return None
+        tokens = {name: token for name, token in self.tokenizer.hf.special_tokens_map.items() if isinstance(token, str)}
+        template = Template(source, tokens)
+        return ScoreTemplate(
+            template, self.recipe.template_kwargs, self.recipe.prompt, added_bos=added_bos(self.tokenizer)
+        )
+
+    def reads(self, example: Example) -> bool:
+        """Whether an input can be compared: which words of a long templated pair are cut is this package's own rule."""
+        if self.language_model is None and self._template is None:
+            return True
+        (sequence,) = self.tokenizer.encode_batch([self._text(example)])
+        return 0 < len(sequence) <= self.max_length
 
     def encode(self, example: Example) -> Sequence:
         """Token ids, cut to the model's length by the tokenizer."""
-        texts = [example.as_input]
+        texts = [self._text(example)]
         return self.tokenizer.encode_batch(texts, max_length=self.max_length, truncate_to=self.max_length)[0]
+
+    def _text(self, example: Example) -> str | tuple[str, str]:
+        """What the tokenizer is given: for a pair what a template makes of it, or the two texts, together or apart."""
+        if example.pair is None:
+            return example.text
+        if self._template is not None:
+            return self._template.text(example.text, example.pair)
+        return example.as_input if uses_separator(self.model.hf_config) else example.text + example.pair
 
     def trace(self, example: Example) -> Trace:
         """Tokenise and run one input, alone."""

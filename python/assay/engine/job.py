@@ -29,7 +29,7 @@ class Job:
     """The prompts of one call and what is asked of each; the lists are as long as `prompts`, or None for defaults.
 
     priority: lower runs first, under the policy "priority". deadline: a time.monotonic() value after which what
-    remains is dropped. cache_salt: cached results are shared with jobs of the same salt only.
+    remains is dropped. cache_salt: of all prompts, or of each; cached results are shared with the same salt only.
     """
 
     prompts: list[Renderable]
@@ -39,10 +39,14 @@ class Job:
     first_ones: list[int | None] | None = None
     priority: int = 0
     deadline: float | None = None
-    cache_salt: str | None = None
+    cache_salt: str | list[str | None] | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    def salt(self, index: int) -> str | None:
+        """The cache salt of one prompt."""
+        return self.cache_salt[index] if isinstance(self.cache_salt, list) else self.cache_salt
 
     def estimated_tokens(self) -> float:
         """About how many tokens there are to compute, judged by a sample of the prompts."""

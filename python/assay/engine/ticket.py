@@ -197,7 +197,7 @@ class Ticket:
         known: list[Request] = []
         found: list[Outcome] = []
         for request in requests:
-            data = cache.get(self._job.cache_salt, request.key())
+            data = cache.get(self._job.salt(request.index), request.key())
             if data is None:
                 missing.append(request)
             else:
@@ -220,7 +220,7 @@ class Ticket:
             for request, outcome in zip(requests, outcomes, strict=True):
                 if not isinstance(outcome, Exception):
                     num_tokens = len(request.sequence.input_ids)
-                    cache.put(self._job.cache_salt, request.key(), num_tokens, outcome)
+                    cache.put(self._job.salt(request.index), request.key(), num_tokens, outcome)
         self._take(requests, outcomes, compute_s)
 
     def fail(self, error: Exception) -> None:

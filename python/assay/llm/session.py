@@ -14,13 +14,12 @@ from assay import scoring
 from assay.chat import ChatOptions, conversations
 from assay.engine import Engine, Job, Result
 from assay.errors import NonFiniteError, ValidationError
-from assay.inputs import plain_prompts
+from assay.inputs import cache_salts, plain_prompts
 from assay.llm.calls import check_lora_request, check_task, params_per_prompt, progress
+from assay.llm.pairs import compared, limited_texts, pair_prompts
 from assay.outputs import PoolingOutput, PoolingRequestOutput, RequestError, ScoringRequestOutput
 from assay.params import PoolingParams
 from assay.steps import step_selection
-from assay.templated import TemplatedPair
-from assay.text_limits import cut_texts
 from assay.tokenize_options import tokenize_options
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from assay.llm.prompts import Prompts
     from assay.models.pooling_model import PoolingModel
     from assay.rendering import Renderable, Renderer
-    from assay.scoring import ScoreLimits, ScoreText
     from assay.templated import ScoreTemplate
     from assay.tokenize_options import TokenizeOptions
 
@@ -110,16 +108,21 @@ class Session:
         task = check_task(task, self.model.supported_tasks, self.model.task)
         chats = conversations(prompts)
         plain: list[Renderable]
+        salts = None
         if chats is None:
             plain = [*plain_prompts(prompts, self.model.architecture)]
+            salts = cache_salts(prompts)
         else:
             plain = [self.prompts.chat_text(messages, call.chat) for messages in chats]
         check_lora_request(call.lora_request, len(plain))
         params = params_per_prompt(pooling_params, len(plain), task, self.pooler_config, self.model.hf_config)
         options = self._tokenize_options(call, has_special_tokens=chats is not None)
         if task == "token_classify" and self.pooler_config.tok_pooling_type == "STEP":
-            return self._stepped(plain, params, options)
-        return Prepared(self._job(plain, params, options), finish=list)
+            prepared = self._stepped(plain, params, options)
+        else:
+            prepared = Prepared(self._job(plain, params, options), finish=list)
+        prepared.job.cache_salt = salts
+        return prepared
 
     def _stepped(
         self, prompts: list[Renderable], params: list[PoolingParams], options: TokenizeOptions
@@ -159,14 +162,20 @@ class Session:
         params = self._score_params(pooling_params)
         limits = scoring.score_limits(params.extra_kwargs, self.max_model_len)
         options = self._tokenize_options(call)
+        tokenizer = self.renderer.tokenizer
         if kind == "cross-encoder":
-            pairs = self._pairs(queries, docs, limits, self._score_template(params, call.scoring))
+            template = self._score_template(params, call.scoring)
+            pairs = pair_prompts(queries, docs, limits, template, tokenizer, uses_separator=self._uses_separator)
             options = dataclasses.replace(options, only_second=limits.doc > 0)
             job = self._job(pairs, [params] * len(pairs), options)
             return Prepared(job, lambda results: [ScoringRequestOutput.from_base(result) for result in results])
-        texts: list[Renderable] = [*self._limited(queries, limits.query), *self._limited(docs, limits.doc)]
+        texts: list[Renderable] = [
+            *limited_texts(queries, limits.query, tokenizer),
+            *limited_texts(docs, limits.doc, tokenizer),
+        ]
         job = self._job(texts, [params] * len(texts), options)
-        return Prepared(job, lambda results: self._compared(results[: len(queries)], results[len(queries) :], kind))
+        pad = None if tokenizer is None else tokenizer.pad_token_id
+        return Prepared(job, lambda results: compared(results[: len(queries)], results[len(queries) :], kind, pad))
 
     def _tokenize_options(self, call: CallOptions, *, has_special_tokens: bool = False) -> TokenizeOptions:
         """has_special_tokens: the prompts carry theirs already, so that none are added unless the call asks for it."""
@@ -191,62 +200,9 @@ class Session:
             )
         return params_per_prompt(pooling_params, 1, task, self.pooler_config, self.model.hf_config)[0]
 
-    def _pairs(
-        self, queries: list[ScoreText], docs: list[ScoreText], limits: ScoreLimits, template: ScoreTemplate | None
-    ) -> list[Renderable]:
-        """What a cross-encoder reads for each pair: a template's text, a tokenizer pair, or the two texts in one."""
-        query_texts, doc_texts = [side.text for side in queries], [side.text for side in docs]
-        if limits.any:
-            query_texts = self._cut(query_texts, limits.query)
-            doc_texts = self._cut(doc_texts, limits.doc)
-        if len(query_texts) == 1:
-            query_texts = query_texts * len(doc_texts)
-        pairs = zip(query_texts, doc_texts, strict=True)
-        if template is not None:
-            return [TemplatedPair(template, query, doc) for query, doc in pairs]
-        if self._uses_separator:
-            return [*pairs]
-        return [query + doc for query, doc in pairs]
-
     @functools.cached_property
     def _uses_separator(self) -> bool:
         return scoring.uses_separator(self.model.hf_config)
-
-    def _limited(self, side: list[ScoreText], limit: int) -> list[str]:
-        """Texts of a bi-encoder's side; content parts are never cut."""
-        texts = [item.text for item in side]
-        if not limit:
-            return texts
-        return [item.text if item.is_parts else cut for item, cut in zip(side, self._cut(texts, limit), strict=True)]
-
-    def _cut(self, texts: list[str], limit: int) -> list[str]:
-        if not limit:
-            return texts
-        if self.renderer.tokenizer is None:
-            raise ValidationError("You cannot pass text prompts when `skip_tokenizer_init=True`")
-        return cut_texts(self.renderer.tokenizer, texts, limit)
-
-    def _compared(self, queries: PoolingResults, docs: PoolingResults, kind: str) -> list[ScoringRequestOutput]:
-        """Scores of embeddings: each pair joins the ids of its two requests."""
-        if len(queries) == 1:
-            queries = queries * len(docs)
-        compare = scoring.cosine_similarity if kind == "bi-encoder" else scoring.max_similarity
-        pad = None if self.renderer.tokenizer is None else self.renderer.tokenizer.pad_token_id
-        between = [] if pad is None else [pad]
-        outputs = []
-        for query, doc in zip(queries, docs, strict=True):
-            error = query.error or doc.error
-            data = doc.outputs.data if error else compare(query.outputs.data, doc.outputs.data)
-            base = PoolingRequestOutput(
-                f"{query.request_id}_{doc.request_id}",
-                PoolingOutput(data),
-                query.prompt_token_ids + between + doc.prompt_token_ids,
-                query.num_cached_tokens + doc.num_cached_tokens,
-                True,
-                error=error,
-            )
-            outputs.append(ScoringRequestOutput.from_base(base))
-        return outputs
 
     @staticmethod
     def _job(prompts: list[Renderable], params: list[PoolingParams], options: TokenizeOptions) -> Job:

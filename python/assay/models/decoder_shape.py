@@ -103,7 +103,8 @@ class LayerNames:
     """Tensor names of one layer, without .weight and .bias; `{}` is the layer's number. An absent part is None.
 
     qkv: one fused projection, or query, key and value. mlp_up: one projection, or gate and up; a fused one of a gated
-    layer is halved, the gate first unless is_up_first. is_conv1d: weights are stored [in_features, out_features].
+    layer is halved, the gate first unless is_up_first. is_qkv_grouped: the fused one holds, for each key/value head,
+    its query heads, then the key, then the value. is_conv1d: weights are stored [in_features, out_features].
     """
 
     qkv: tuple[str, ...]
@@ -119,6 +120,7 @@ class LayerNames:
     q_norm: str | None = None
     k_norm: str | None = None
     is_up_first: bool = False
+    is_qkv_grouped: bool = False
     is_conv1d: bool = False
 
     def norms(self, has_first_norm: bool) -> dict[str, str | None]:

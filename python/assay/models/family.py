@@ -134,7 +134,8 @@ class Family(Generic[ShapeT]):
 
     class_names: what transformers puts before ForSequenceClassification and the like. prefixes: where the backbone's
     tensors may lie (or without any). heads: by what follows the class name. configure_head: what config.json says
-    about a head. pooling: the default of sequence tasks, from config.json; is_pooling_fixed: no request changes it.
+    about a head. pooling: the default of sequence tasks, from config.json; is_pooling_fixed: no request changes a
+    classifier's. embed_pooling: the default of a bare backbone, where it is another.
     pretraining: what follows the class name where only the backbone is of use here. lm_head: the language-model head
     a classifier may be cut out of; is_tied: it is the word table where config.json does not say. other_heads: patterns
     of heads that a bare backbone may carry along. ignored: patterns every checkpoint may carry along. `{}` in a pattern
@@ -151,6 +152,7 @@ class Family(Generic[ShapeT]):
     configure_head: Callable[[HFConfig, HeadShape], HeadShape] = field(default=_as_stated)
     pooling: Callable[[HFConfig], str] = field(default=first_token)
     is_pooling_fixed: bool = False
+    embed_pooling: Callable[[HFConfig], str] | None = None
     pretraining: tuple[str, ...] = ()
     lm_head: str | None = None
     is_tied: bool = False

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from assay.models import gemma, llama
-from assay.models.decoder import DecoderLoader
+from assay.models.decoder_loader import DecoderLoader
 from assay.models.decoder_shape import FULL, SLIDING, layer_types, sliding_windows
 from assay.models.family import refuse_keys
 

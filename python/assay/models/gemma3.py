@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from assay.errors import UnsupportedModelError
 from assay.models import gemma, gemma2, llama, qwen3
-from assay.models.decoder import DecoderLoader
+from assay.models.decoder_loader import DecoderLoader
 from assay.models.decoder_shape import FULL, SLIDING, layer_types, sliding_windows
 from assay.models.family import SEQUENCE, refuse_keys
 from assay.models.rope import Rope, make_rope

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from assay.models.decoder import DecoderLoader
+from assay.models.decoder_loader import DecoderLoader
 from assay.models.decoder_shape import FULL, DecoderNames, DecoderShape, LayerNames
 from assay.models.family import (
     SEQUENCE,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from assay.errors import UnsupportedModelError
 from assay.models.bert import BERT_HEADS, PRETRAINING
-from assay.models.decoder import DecoderLoader
+from assay.models.decoder_loader import DecoderLoader
 from assay.models.decoder_shape import FULL, DecoderNames, DecoderShape, LayerNames
 from assay.models.family import Family, checked_heads, hidden_activation, refuse_keys
 from assay.models.rope import Rope, read_rope

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from assay.models.decoder import DecoderLoader
+from assay.models.decoder_loader import DecoderLoader
 from assay.models.decoder_shape import FULL, DecoderNames, DecoderShape, LayerNames
 from assay.models.family import SEQUENCE, TOKEN, Family, HeadShape, hidden_activation, last_token, refuse_keys
 from assay.models.rope import read_rope

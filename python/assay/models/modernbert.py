@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from assay.errors import UnsupportedModelError
 from assay.models.bert import PRETRAINING
-from assay.models.decoder import DecoderLoader
+from assay.models.decoder_loader import DecoderLoader
 from assay.models.decoder_shape import (
     FULL,
     SLIDING,
@@ -17,7 +17,16 @@ from assay.models.decoder_shape import (
     layer_types,
     sliding_windows,
 )
-from assay.models.family import SEQUENCE, TOKEN, Family, HeadShape, checked_heads, hidden_activation, refuse_keys
+from assay.models.family import (
+    SEQUENCE,
+    TOKEN,
+    Family,
+    HeadShape,
+    checked_heads,
+    first_token,
+    hidden_activation,
+    refuse_keys,
+)
 from assay.models.rope import Rope, make_rope
 
 if TYPE_CHECKING:
@@ -75,7 +84,7 @@ def _rope(config: HFConfig, kind: str, head_dim: int, max_positions: int) -> Rop
 
 
 def pooling(config: HFConfig) -> str:
-    """What classifier_pooling says; raises UnsupportedModelError for another value."""
+    """What classifier_pooling says of a classifier; raises UnsupportedModelError for another value."""
     stated = config.get("classifier_pooling", "cls")
     if stated not in POOLING:
         raise UnsupportedModelError(f"config.json: classifier_pooling={stated!r} is none of {', '.join(POOLING)}")
@@ -120,6 +129,7 @@ FAMILY = Family(
     configure_head=configure_head,
     pooling=pooling,
     is_pooling_fixed=True,
+    embed_pooling=first_token,
     pretraining=PRETRAINING,
     other_heads=(r"head\..*", r"decoder\..*", r"classifier\..*"),
 )

@@ -137,11 +137,12 @@ def _tasks(
     probe: dict[str, object],
     config: PoolerConfig,
 ) -> dict[str, tuple[str, ...]]:
-    default = (family.pooling(hf_config),)
     if head == "token":
         return {"token_classify": ALL_TOKENS}
     if head == "sequence":
+        default = (family.pooling(hf_config),)
         return {"classify": _classify_pooling(family, config, default), "token_classify": ALL_TOKENS}
+    default = ((family.embed_pooling or family.pooling)(hf_config),)
     pooling = seq_pooling(config, default if modules is None else modules.pooling)
     if head == "embedding":
         return {"embed": pooling, "token_embed": ALL_TOKENS}

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from assay.models import llama, qwen2
-from assay.models.decoder import DecoderLoader
+from assay.models.decoder_loader import DecoderLoader
 
 if TYPE_CHECKING:
     from assay.hf_config import HFConfig

@@ -15,6 +15,7 @@ from assay.models import (
     gemma3,
     gpt2,
     gte,
+    internlm2,
     llama,
     llama_bidirectional,
     mistral,
@@ -45,6 +46,7 @@ FAMILIES: tuple[Family[Any], ...] = (
     gemma.FAMILY,
     gemma2.FAMILY,
     gemma3.FAMILY,
+    internlm2.FAMILY,
     gpt2.FAMILY,
 )
 

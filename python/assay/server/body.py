@@ -6,8 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
+from starlette.requests import ClientDisconnect
 
-from assay.server.errors import Failure, Refused, schema_failure
+from assay.server.errors import ClientGone, Failure, Refused, schema_failure
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -31,11 +32,14 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     if announced.isascii() and announced.isdigit() and int(announced[:20]) > max_bytes:
         raise _too_large(max_bytes)
     chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > max_bytes:
-            raise _too_large(max_bytes)
-        chunks.append(chunk)
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > max_bytes:
+                raise _too_large(max_bytes)
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise ClientGone from None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 import uuid
 from collections.abc import Sequence
@@ -54,10 +55,10 @@ class Endpoint:
                 body = await parse_json(raw)
                 operation = self.choose(body, request)
                 model = self._model_for(operation, body)
-                if operation.check is not None:
-                    operation.check(model)
-                call = await self._parsed(operation, body, len(raw))
-                answer = await state.runner.run(call, model, request.receive)
+                self._check(operation, model)
+                is_large = len(raw) >= LARGE_BODY
+                call = await self._parsed(operation, body, is_large)
+                answer = await state.runner.run(call, model, request.receive, is_large=is_large)
                 span.set_attribute("assay.num_tokens", answer.num_tokens)
                 span.set_attribute("assay.num_items", len(answer.items))
                 return await self._reply(request, operation, call, answer, start)
@@ -85,28 +86,29 @@ class Endpoint:
         raise refuse(f"{DIALECT_HEADER}: this route speaks {known}, got {wanted[:100]!r}", param=DIALECT_HEADER)
 
     def _model_for(self, operation: Operation, body: Any) -> ServedModel:
-        """The model the body names; one that is not a string is the schema's to refuse."""
+        """The model the body names, else the first that can do what is asked."""
+        models = self._state.models
         name = body.get("model") if isinstance(body, dict) and not operation.dialect.ignores_model else None
-        return self._state.models.find(name if isinstance(name, str) else None)
+        if name and isinstance(name, str):  # anything else is the schema's to refuse
+            return models.find(name)
+        return next((model for model in models if can_run(operation, model)), models.default)
+
+    def _check(self, operation: Operation, model: ServedModel) -> None:
+        try:
+            if operation.check is not None:
+                operation.check(model)
+        except NotFound:
+            if not self._is_served():
+                raise
+            raise refuse(f"The model `{model.name}` does not support this route.", param="model") from None
 
     def _is_served(self) -> bool:
-        """Whether any model answers this route; where none does it does not exist, whatever the body says."""
-        check = self.rows[-1].operation.check
-        if check is None:
-            return True
-        for model in self._state.models:
-            try:
-                check(model)
-            except NotFound:
-                continue
-            except Refused:  # it exists, and says why it does not work
-                return True
-            return True
-        return False
+        """Whether the route exists: where no model answers it, it does not, whatever the body says."""
+        return any(exists_for(self.rows[-1].operation, model) for model in self._state.models)
 
-    async def _parsed(self, operation: Operation, body: Any, size: int) -> Call:
+    async def _parsed(self, operation: Operation, body: Any, is_large: bool) -> Call:
         policy = self._state.settings.requests
-        if size < LARGE_BODY:
+        if not is_large:
             return operation.parse(body, policy)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._state.runner.threads, operation.parse, body, policy)
@@ -143,14 +145,36 @@ class Endpoint:
         return failure_response(operation, failure)
 
 
+def exists_for(operation: Operation, model: ServedModel) -> bool:
+    """Whether a route with this operation exists for a model, be it only to say why it does not work."""
+    try:
+        if operation.check is not None:
+            operation.check(model)
+    except NotFound:
+        return False
+    except Refused:
+        pass
+    return True
+
+
+def can_run(operation: Operation, model: ServedModel) -> bool:
+    """Whether a model can do it."""
+    try:
+        if operation.check is not None:
+            operation.check(model)
+    except (NotFound, Refused):
+        return False
+    return True
+
+
 def failure_response(operation: Operation, failure: Failure) -> Response:
     """A failure in the form of the operation's dialect."""
     status, content = operation.dialect.fail(failure)
     headers = {}
     if failure.retry_after_s is not None:
         # Whole seconds for the standard header; openai's clients also read milliseconds.
-        headers["retry-after"] = str(max(1, round(failure.retry_after_s + 0.5)))
-        headers["retry-after-ms"] = str(max(1, round(1e3 * failure.retry_after_s)))
+        headers["retry-after"] = str(math.ceil(failure.retry_after_s))
+        headers["retry-after-ms"] = str(math.ceil(1e3 * failure.retry_after_s))
     return Response(orjson.dumps(content), status_code=status, headers=headers, media_type="application/json")
 
 

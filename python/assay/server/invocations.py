@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from assay.server.dialects import vllm
 from assay.server.dialects.table import INPUT_OPERATIONS, INVOCATIONS
-from assay.server.endpoint import Endpoint
-from assay.server.errors import NotFound, refuse
+from assay.server.endpoint import Endpoint, can_run
+from assay.server.errors import refuse
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -27,19 +27,11 @@ class Invocations(Endpoint):
         if isinstance(body, dict) and ("input" in body or "messages" in body):
             return INPUT_OPERATIONS.get(self._model_for(vllm.POOLING, body).task, vllm.POOLING)
         for row in self.rows:
-            if row.matches(body, request.headers) and self._can(row.operation, body):
+            if row.matches(body, request.headers) and can_run(row.operation, self._model_for(row.operation, body)):
                 return row.operation
         kinds = "classify (input or messages), rerank (query, documents), score (queries, documents), pooling, predict"
         raise refuse(f"Cannot find suitable handler for request. Expected one of: [{kinds}]")
 
     def _is_served(self) -> bool:
         """Every model does something."""
-        return True
-
-    def _can(self, operation: Operation, body: Any) -> bool:
-        try:
-            if operation.check is not None:
-                operation.check(self._model_for(operation, body))
-        except NotFound:
-            return False
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ def prepare(call: Call, model: ServedModel, policy: RequestPolicy) -> PreparedCa
     job = prepared.job
     job.priority = call.priority
     job.cache_salt = call.cache_salt
+    if call.cut_side is not None:
+        job.options = dataclasses.replace(job.options, cut_side=call.cut_side)
     timeout_ms = call.timeout_ms or policy.default_timeout_ms
     if timeout_ms is not None:
         job.deadline = time.monotonic() + timeout_ms / 1000.0

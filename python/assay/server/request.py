@@ -66,6 +66,7 @@ class Call:
 
     scale "model" with use_activation None follows the model; use_activation False asks for logits.
     cut_long: cut what is too long (None: as the server does by default) where tokenization says nothing of it.
+    cut_side: "left" keeps the end of what is cut, with its special tokens; None leaves it to the tokenizer.
     """
 
     work: Encode | Chat | Score
@@ -79,6 +80,7 @@ class Call:
     scale: Scale = "model"
     tokenization: Mapping[str, Any] = field(default_factory=dict)
     cut_long: bool | None = None
+    cut_side: str | None = None
     long_input: LongInput | None = None
     reply: Any = None
 

@@ -21,10 +21,8 @@ if TYPE_CHECKING:
     from assay.server.served import ServedModel
     from assay.server.settings import RequestPolicy
 
-HEAVY_CHARACTERS = 100_000
-"""Requests with more text than this are prepared in a thread."""
-MANY_RESULTS = 2_000
-"""Answers with more items than this are put together in a thread."""
+MANY_RESULTS = 256
+"""Answers with more items than this are put together in a thread: the event loop answers /health meanwhile."""
 
 
 class Runner:
@@ -35,9 +33,12 @@ class Runner:
         count = num_threads or min(4, os.cpu_count() or 1)
         self.threads = ThreadPoolExecutor(count, thread_name_prefix="assay-server")
 
-    async def run(self, call: Call, model: ServedModel, receive: Receive) -> Answer:
-        """The answer. Raises what preparing or the engine raises, and ClientGone once nobody waits for it."""
-        prepared = await self._prepared(call, model)
+    async def run(self, call: Call, model: ServedModel, receive: Receive, *, is_large: bool = False) -> Answer:
+        """The answer. Raises what preparing or the engine raises, and ClientGone once nobody waits for it.
+
+        is_large: the request holds so much that preparing it would hold up the event loop.
+        """
+        prepared = await self._prepared(call, model, is_large)
         ticket = model.engine.start(prepared.job)
         results = asyncio.wrap_future(ticket.future)
         gone = asyncio.ensure_future(_disconnected(receive))
@@ -57,8 +58,8 @@ class Runner:
             return await loop.run_in_executor(self.threads, prepared.finish, found, timing)
         return prepared.finish(found, timing)
 
-    async def _prepared(self, call: Call, model: ServedModel) -> PreparedCall:
-        if is_heavy(call) or call.num_characters > HEAVY_CHARACTERS:
+    async def _prepared(self, call: Call, model: ServedModel, is_large: bool) -> PreparedCall:
+        if is_large or is_heavy(call):
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self.threads, prepare, call, model, self._policy)
         return prepare(call, model, self._policy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,8 @@ from assay.server.dialects import vllm_schema as schema
 from assay.server.dialects.parsing import parsed
 from assay.server.dialects.vllm import CLASSIFY
 from assay.server.dialects.vllm_form import chat_of
-from assay.server.endpoint import failure_response
-from assay.server.errors import failure_of
+from assay.server.endpoint import CLIENT_CLOSED_REQUEST, failure_response
+from assay.server.errors import ClientGone, failure_of
 from assay.server.prepare import chat_options
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
     from assay.server.served import ServedModel
     from assay.server.state import ServerState
+
+
+logger = logging.getLogger(__name__)
 
 
 class TokenEndpoint:
@@ -39,8 +43,13 @@ class TokenEndpoint:
             body = await parse_json(await read_body(request, state.settings.requests.max_body_bytes))
             loop = asyncio.get_running_loop()
             content = await loop.run_in_executor(state.runner.threads, self._written, body)
+        except ClientGone:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         except Exception as err:
-            return failure_response(CLASSIFY, failure_of(err))
+            failure = failure_of(err)
+            if failure.status >= 500:
+                logger.error("tokenizing failed", exc_info=err)
+            return failure_response(CLASSIFY, failure)
         return Response(content, media_type="application/json")
 
     def _written(self, body: Any) -> bytes:

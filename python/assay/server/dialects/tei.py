@@ -61,6 +61,7 @@ def _conditions(form: _Body) -> dict[str, Any]:
     return {
         "scale": "logit" if form.raw_scores else "probability",
         "cut_long": form.truncate is not False,
+        "cut_side": form.truncation_direction.lower(),
         "reply": form,
     }
 

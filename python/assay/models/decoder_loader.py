@@ -1,0 +1,197 @@
+"""From a checkpoint to a `Decoder`: projections, fused or not, are taken by the family's names and packed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from assay import ops
+from assay.layers import Embeddings, LayerNorm, RmsNorm, TransformerLayer, float32, in_dtype
+from assay.models.decoder import Decoder, RopeTables
+from assay.models.decoder_shape import UNLIMITED, DecoderNames, DecoderShape, LayerNames
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from assay.weights import WeightMap
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderLoader:
+    """Takes a decoder's tensors by the family's names."""
+
+    names: DecoderNames
+
+    @property
+    def word_table(self) -> str:
+        return f"{self.names.word}.weight"
+
+    def tensor_names(self, shape: DecoderShape) -> list[str]:
+        """Every tensor of the backbone, without its prefix."""
+        names = self.names
+        tables = (names.word, names.position, names.token_type if shape.type_rows else None)
+        listed = [f"{name}.weight" for name in tables if name]
+        for name in (names.embedding_norm, names.final_norm):
+            listed += _with_bias(name, shape.has_norm_bias)
+        for idx in range(shape.num_layers):
+            listed += [name.format(idx) for name in self._layer_tensors(shape, idx)]
+        return listed
+
+    def _layer_tensors(self, shape: DecoderShape, idx: int) -> list[str]:
+        layer = self.names.layer
+        listed = []
+        for name in layer.qkv:
+            listed += _with_bias(name, shape.has_qkv_bias)
+        listed += _with_bias(layer.attn_out, shape.has_attn_out_bias)
+        for name in layer.mlp_up:
+            listed += _with_bias(name, shape.has_mlp_up_bias)
+        listed += _with_bias(layer.mlp_down, shape.has_mlp_down_bias)
+        for norm in layer.norms(shape.has_first_norm or idx > 0).values():
+            listed += _with_bias(norm, shape.has_norm_bias)
+        return listed + _with_bias(layer.q_norm, False) + _with_bias(layer.k_norm, False)
+
+    def load(
+        self, weights: WeightMap, prefix: str, shape: DecoderShape, arithmetic: str, max_model_len: int
+    ) -> Decoder:
+        """Take every tensor; rotary tables are made for max_model_len positions."""
+        num_positions = min(max_model_len, shape.max_positions)
+        tables = {}
+        for kind, rope in shape.ropes.items():
+            tables[kind] = RopeTables(*rope.tables(num_positions), rope.long_from)
+        reader = _Reader(weights, prefix, shape, arithmetic)
+        return Decoder(
+            shape=shape,
+            embeddings=reader.embeddings(self.names),
+            layers=tuple(reader.layer(self.names.layer, idx) for idx in range(shape.num_layers)),
+            ropes=tuple(tables.get(kind) for kind in shape.layer_types),
+            final_norm=reader.norm(self.names.final_norm),
+        )
+
+
+def _with_bias(name: str | None, has_bias: bool) -> list[str]:
+    return [f"{name}.{kind}" for kind in (("weight", "bias") if has_bias else ("weight",)) if name]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """A projection before it is packed: weight [out_features, in_features], bias [out_features] or None."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def ungrouped(self, shape: DecoderShape) -> _Rows:
+        """Query rows, then key rows, then value rows, of a weight that holds them group by group."""
+        import torch
+
+        num_groups, head_dim = shape.num_kv_heads, shape.head_dim
+        rows = torch.arange(self.weight.shape[0]).view(num_groups, -1, head_dim)
+        order = torch.cat([part.flatten() for part in (rows[:, :-2], rows[:, -2], rows[:, -1])])
+        return _Rows(self.weight[order], None if self.bias is None else self.bias[order])
+
+
+def _halved(bias: Tensor | None) -> tuple[Tensor | None, ...]:
+    return (None, None) if bias is None else bias.chunk(2)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads modules of one checkpoint."""
+
+    weights: WeightMap
+    prefix: str
+    shape: DecoderShape
+    arithmetic: str
+
+    def embeddings(self, names: DecoderNames) -> Embeddings:
+        shape, norm = self.shape, self.norm(names.embedding_norm)
+        assert not isinstance(norm, RmsNorm)
+        word = self._table(names.word, shape.vocab_size)
+        if shape.embedding_scale != 1.0:
+            # The factor is rounded to the model's dtype, and so is the product: as transformers multiplies.
+            word = word * word.new_tensor(shape.embedding_scale)
+        position = None if names.position is None else self._table(names.position, shape.max_positions)
+        task_type = None
+        if names.token_type is not None and shape.type_rows:
+            task_type = self._table(names.token_type, shape.type_rows)
+        return Embeddings(word=word, position=position, task_type=task_type, norm=norm)
+
+    def _table(self, name: str, rows: int) -> Tensor:
+        stored = self.weights.take(f"{self.prefix}{name}.weight", (rows, self.shape.hidden_size))
+        return in_dtype(stored, self.arithmetic)
+
+    def norm(self, name: str | None) -> LayerNorm | RmsNorm | None:
+        if name is None:
+            return None
+        shape, name = self.shape, self.prefix + name
+        if shape.norm == "rms":
+            return RmsNorm.load(self.weights, name, shape.hidden_size, shape.epsilon, offset=shape.norm_offset)
+        return LayerNorm.load(self.weights, name, shape.hidden_size, shape.epsilon, has_bias=shape.has_norm_bias)
+
+    def layer(self, names: LayerNames, idx: int) -> TransformerLayer:
+        shape, hidden, inner = self.shape, self.shape.hidden_size, self.shape.intermediate_size
+        kind = shape.layer_types[idx]
+        rope = shape.ropes.get(kind)
+        places = names.norms(shape.has_first_norm or idx > 0).items()
+        norms: dict[str, Any] = {place: self.norm(None if name is None else name.format(idx)) for place, name in places}
+
+        def stacked(modules: tuple[str, ...], sizes: tuple[int, ...], in_size: int, has_bias: bool) -> _Rows:
+            located = [module.format(idx) for module in modules]
+            return self._stacked(located, sizes, in_size, has_bias, is_transposed=names.is_conv1d)
+
+        qkv = stacked(names.qkv, shape.qkv_sizes, hidden, shape.has_qkv_bias)
+        mlp_up = stacked(names.mlp_up, (inner,) * (2 if shape.is_gated else 1), hidden, shape.has_mlp_up_bias)
+        attn_out = stacked((names.attn_out,), (hidden,), shape.qkv_sizes[0], shape.has_attn_out_bias)
+        mlp_down = stacked((names.mlp_down,), (hidden,), inner, shape.has_mlp_down_bias)
+
+        return TransformerLayer.fuse(
+            qkv=self._packed(qkv.ungrouped(shape) if names.is_qkv_grouped else qkv),
+            attn_out=self._packed(attn_out),
+            mlp_up=self._gated(mlp_up, names.is_up_first) if shape.is_gated else self._packed(mlp_up),
+            mlp_down=self._packed(mlp_down),
+            norm=shape.norm,
+            epsilon=shape.epsilon,
+            **norms,
+            q_norm=self._head_norm(names.q_norm, idx),
+            k_norm=self._head_norm(names.k_norm, idx),
+            activation=shape.activation,
+            is_gated=shape.is_gated,
+            num_heads=shape.num_heads,
+            num_kv_heads=shape.num_kv_heads,
+            head_dim=shape.head_dim,
+            softmax_scale=shape.softmax_scales[idx],
+            is_causal=shape.is_causal,
+            window_size=shape.windows.get(kind, UNLIMITED),
+            soft_cap=shape.soft_cap,
+            rotary_dim=0 if rope is None else rope.rotary_dim,
+        )
+
+    def _head_norm(self, name: str | None, idx: int) -> Tensor | None:
+        if name is None:
+            return None
+        stored = self.weights.take(f"{self.prefix}{name.format(idx)}.weight", (self.shape.head_dim,))
+        return float32(stored) + self.shape.norm_offset
+
+    def _packed(self, rows: _Rows) -> Any:
+        return ops.pack_weight(rows.weight, rows.bias, self.arithmetic)
+
+    def _gated(self, rows: _Rows, is_up_first: bool) -> Any:
+        """The packed gate and up projections of a weight that holds both."""
+        halves = list(zip(rows.weight.chunk(2), _halved(rows.bias), strict=True))
+        (gate, gate_bias), (up, up_bias) = reversed(halves) if is_up_first else halves
+        return ops.pack_gated_weight(gate, up, gate_bias, up_bias, self.arithmetic)
+
+    def _stacked(
+        self, names: list[str], sizes: tuple[int, ...], in_size: int, has_bias: bool, *, is_transposed: bool
+    ) -> _Rows:
+        """Projections of `sizes` rows laid one below the other; `names` has as many, or one that is fused already."""
+        import torch
+
+        rows = sizes if len(names) == len(sizes) else (sum(sizes),)
+        weights, biases = [], []
+        for name, size in zip(names, rows, strict=True):
+            stored = (in_size, size) if is_transposed else (size, in_size)
+            weight = self.weights.take(f"{self.prefix}{name}.weight", stored)
+            weights.append(in_dtype(weight.T if is_transposed else weight, self.arithmetic))
+            if has_bias:
+                biases.append(float32(self.weights.take(f"{self.prefix}{name}.bias", (size,))))
+        return _Rows(weights[0] if len(weights) == 1 else torch.cat(weights), torch.cat(biases) if has_bias else None)
