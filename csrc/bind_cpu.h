@@ -34,8 +34,10 @@ Value by_name(const Named<Value> (&table)[kSize], const std::string& name, const
 inline constexpr Named<Activation> kActivations[] = {
     {"none", Activation::kNone}, {"gelu", Activation::kGeluErf}, {"gelu_tanh", Activation::kGeluTanh},
     {"relu", Activation::kRelu}, {"silu", Activation::kSilu},    {"tanh", Activation::kTanh}};
-inline constexpr Named<Arithmetic> kArithmetics[] = {
-    {"float32", Arithmetic::kFloat32}, {"float32_fma", Arithmetic::kFloat32Fma}, {"bfloat16", Arithmetic::kBFloat16}};
+inline constexpr Named<Arithmetic> kArithmetics[] = {{"float32", Arithmetic::kFloat32},
+                                                     {"float32_fma", Arithmetic::kFloat32Fma},
+                                                     {"bfloat16", Arithmetic::kBFloat16},
+                                                     {"int8", Arithmetic::kInt8}};
 inline constexpr Named<NormKind> kNormKinds[] = {{"layer", NormKind::kLayer}, {"rms", NormKind::kRms}};
 inline constexpr Named<Pooling> kPoolings[] = {
     {"cls", Pooling::kCls}, {"last_token", Pooling::kLastToken}, {"mean", Pooling::kMean}};

@@ -38,20 +38,23 @@ def cu_seqlens(lengths: list[int]) -> Tensor:
     return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
 
 
-def operand(x: Tensor, arithmetic: str, isa: str) -> Tensor:
+def operand(x: Tensor, arithmetic: str, isa: str, *, is_weight: bool = False) -> Tensor:
     """x [rows, depth], bfloat16 values, as a product multiplies it: what arithmetic rounds is its definition."""
+    if arithmetic == "int8":
+        has_vnni = isa in ("avx512_bf16", "amx", "amx_emulated")
+        steps = 127 if has_vnni else 64 if is_weight else 63
+        return fixed_point(x, steps, x.shape[1] if isa.startswith("amx") else 128)
     return fixed_point(x) if arithmetic == "bfloat16" and isa == "avx2" else x
 
 
-def fixed_point(x: Tensor) -> Tensor:
-    """x [rows, depth] float32 to whole multiples of 1/4095 of the largest of each 128 numbers of a row."""
+def fixed_point(x: Tensor, steps: int = 4095, run: int = 128) -> Tensor:
+    """x [rows, depth] float32 to whole multiples of 1 / steps of the largest of each `run` numbers of a row."""
     depth = x.shape[1]
-    runs = torch.nn.functional.pad(x, (0, -depth % 128)).unflatten(1, (-1, 128))
+    runs = torch.nn.functional.pad(x, (0, -depth % run)).unflatten(1, (-1, run))
     largest = runs.abs().amax(-1, keepdim=True)
-    integers = (
-        (runs * (torch.full_like(largest, 4095.0) / largest)).nan_to_num().round()
-    )  # a number / tensor rounds twice
-    return (integers * (largest / 4095)).flatten(1)[:, :depth]
+    # A number / tensor rounds twice.
+    integers = (runs * (torch.full_like(largest, steps) / largest)).nan_to_num().round()
+    return (integers * (largest / steps)).flatten(1)[:, :depth]
 
 
 def poisoned(*shape: int, device: str = "cpu") -> Tensor:

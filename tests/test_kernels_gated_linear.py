@@ -22,7 +22,7 @@ SHAPES = [
     (14, 48, 33),
     (130, 96, 100),
 ]
-ARITHMETICS = ("float32", "float32_fma", "bfloat16")
+ARITHMETICS = ("float32", "float32_fma", "bfloat16", "int8")
 arithmetics = pytest.mark.parametrize("arithmetic", ARITHMETICS)
 
 
@@ -38,7 +38,8 @@ def make_case(num_tokens: int, in_features: int, inner: int) -> tuple[Tensor, ..
 
 def multiplied(isa: str, arithmetic: str, x: Tensor, gate: Tensor, up: Tensor, *biases: Tensor) -> list[Tensor]:
     """The operands as the arithmetic rounds them."""
-    return [*(reference.operand(part, arithmetic, isa) for part in (x, gate, up)), *biases]
+    weights = (reference.operand(part, arithmetic, isa, is_weight=True) for part in (gate, up))
+    return [reference.operand(x, arithmetic, isa), *weights, *biases]
 
 
 def plain(

@@ -27,7 +27,7 @@ SHAPES = [
     (300, 384, 100),
     (600, 96, 288),
 ]
-ARITHMETICS = ("float32", "float32_fma", "bfloat16")
+ARITHMETICS = ("float32", "float32_fma", "bfloat16", "int8")
 
 ACTIVATIONS = {
     "none": lambda x: x,
@@ -76,10 +76,10 @@ def run(x: torch.Tensor, packed: Any, activation: str = "none", residual: torch.
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
 def test_linear_matches_float64(isa: str, arithmetic: str, shape: tuple[int, int, int]) -> None:
     x, weight, bias, residual = make_case(shape)
-    if arithmetic == "bfloat16":
+    if arithmetic in ("bfloat16", "int8"):
         x, weight = x.bfloat16().float(), weight.bfloat16().float()
     out = run(x, ops.pack_weight(weight, bias, arithmetic), residual=residual)
-    x, weight = operand(x, arithmetic, isa), operand(weight, arithmetic, isa)
+    x, weight = operand(x, arithmetic, isa), operand(weight, arithmetic, isa, is_weight=True)
     exact = plain(x.double(), weight.double(), bias.double(), "none") + residual.double()
     base = plain(x, weight, bias, "none") + residual
     assert not out.isnan().any()
@@ -93,7 +93,7 @@ def test_linear_activation_matches_float64(isa: str, arithmetic: str, activation
     x, weight, bias, _ = make_case((37, 96, 70))
     x, weight = (x * 3).bfloat16().float(), weight.bfloat16().float()
     out = run(x, ops.pack_weight(weight, bias, arithmetic), activation)
-    x, weight = operand(x, arithmetic, isa), operand(weight, arithmetic, isa)
+    x, weight = operand(x, arithmetic, isa), operand(weight, arithmetic, isa, is_weight=True)
     exact = plain(x.double(), weight.double(), bias.double(), activation)
     base = plain(x, weight, bias, activation)
     assert (out.double() - exact).abs().max().item() <= tolerance(arithmetic, isa, base, exact, 96)
@@ -184,7 +184,8 @@ def test_linear_keeps_bad_numbers_in_their_row(isa: str, arithmetic: str) -> Non
     kept = [row for row in range(64) if row not in (3, 9, 20, 30, 31, 32)]
     assert torch.equal(result[kept], expected[kept])
     assert torch.equal(result[[30, 31]], bias.expand(2, -1))
-    assert torch.allclose(result[32] / 1e30, weight.sum(1), atol=0.02)  # bfloat16: 300 weights, each off by up to 2^-9
+    # bfloat16: 300 weights, each off by up to 2^-9 of itself; int8: by up to 1/128 of the largest, some 0.2.
+    assert torch.allclose(result[32] / 1e30, weight.sum(1), atol=0.1 if arithmetic == "int8" else 0.02)
 
 
 def test_fixed_point_is_finer_than_bfloat16() -> None:
@@ -194,3 +195,26 @@ def test_fixed_point_is_finer_than_bfloat16() -> None:
     fixed = plain(fixed_point(x).double(), fixed_point(weight).double(), bias.double(), "none")
     exact = plain(x.double(), weight.double(), bias.double(), "none")
     assert (fixed - exact).abs().max() < (rounded - exact).abs().max() / 4
+
+
+@pytest.mark.parametrize("in_features", [8, 128, 300])
+def test_int8_linear_is_exact_on_small_integers(isa: str, in_features: int) -> None:
+    """Whole numbers that the scales hold as they are: every product, zero point and padding then comes out exact."""
+    generator = torch.Generator().manual_seed(5)
+    steps = 127 if isa in ("avx512_bf16", "amx", "amx_emulated") else 63
+    x = torch.randint(-steps, steps + 1, (19, in_features), generator=generator).float()
+    weight = torch.randint(-steps - (steps == 63), steps + 1, (40, in_features), generator=generator).float()
+    x[:, ::128], weight[:, ::128] = steps, steps + (steps == 63)  # the largest of each run makes its scale 1
+    assert torch.equal(run(x, ops.pack_weight(weight, None, "int8")), x @ weight.T)
+
+
+def test_int8_linear_does_not_saturate(isa: str) -> None:
+    """The extreme operands, whose products all have one sign."""
+    x, weight = torch.ones(5, 384), torch.full((20, 384), -3.0)
+    assert torch.allclose(run(x, ops.pack_weight(weight, None, "int8")), torch.full((5, 20), -1152.0), rtol=1e-6)
+    assert torch.allclose(run(-x, ops.pack_weight(weight, None, "int8")), torch.full((5, 20), 1152.0), rtol=1e-6)
+
+
+def test_int8_weight_refuses_a_depth_that_could_overflow() -> None:
+    with pytest.raises(ValueError, match="arithmetic='int8' takes at most 66000 input features, got 66001"):
+        ops.pack_weight(torch.ones(1, 66001), None, "int8")

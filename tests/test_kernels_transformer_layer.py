@@ -17,7 +17,7 @@ from reference_layer import FAMILIES, LLAMA, Config, Layer
 
 LENGTHS = [1, 33, 0, 14, 7, 64, 15, 16, 17, 300, 2]  # around row blocks, panels and windows; more than a tile of keys
 SHORT = [5, 1, 40]
-ARITHMETICS = ("float32", "bfloat16")
+ARITHMETICS = ("float32", "bfloat16", "int8")
 families = pytest.mark.parametrize("family", FAMILIES)
 arithmetics = pytest.mark.parametrize("arithmetic", ARITHMETICS)
 
@@ -60,7 +60,7 @@ def run(layer: Layer, hidden_states: Tensor, lengths: list[int], rows: Tensor | 
 def inner_dtype(isa: str, arithmetic: str) -> torch.dtype:
     """What attention and the MLP pass on between products: bfloat16 where the ISA multiplies bfloat16 inputs."""
     native = isa in ("avx512_bf16", "amx", "amx_emulated")
-    return torch.bfloat16 if arithmetic == "bfloat16" and native else torch.float32
+    return torch.bfloat16 if arithmetic != "float32" and native else torch.float32
 
 
 def from_parts(layer: Layer, x: Tensor, lengths: list[int], dtype: torch.dtype) -> Tensor:
@@ -240,7 +240,7 @@ def test_transformer_layer_refuses_mixed_weights() -> None:
     layer = Layer(LLAMA)
     with pytest.raises(ValueError, match="must be packed for one instruction set and arithmetic"):
         layer.fuse(attn_out=Layer(LLAMA, "bfloat16").packed()["attn_out"])
-    with pytest.raises(ValueError, match="must be packed as float32 or bfloat16, got float32_fma"):
+    with pytest.raises(ValueError, match="must be packed as float32, bfloat16 or int8, got float32_fma"):
         Layer(LLAMA, "float32_fma")
     with pytest.raises(ValueError, match=r"mlp_up must be a gated weight \(pack_gated_weight\), got a plain one"):
         Layer(replace(LLAMA, is_gated=False)).fuse(is_gated=True)

@@ -1,4 +1,4 @@
-// The eight AMX tile registers behind six functions: real instructions, or plain code with the same results where
+// The eight AMX tile registers behind seven functions: real instructions, or plain code with the same results where
 // ASSAY_AMX_EMULATED is defined (any machine can then test what is built on tiles). Every tile is 16 rows of 64 bytes.
 // Included inside an AMX namespace.
 #pragma once
@@ -42,6 +42,23 @@ inline void tile_dot_bf16() {
     _mm512_storeu_ps(acc, _mm512_add_ps(_mm512_loadu_ps(acc), _mm512_add_ps(even, odd)));
   }
 }
+
+// TDPBUSD: unsigned bytes of the input times signed bytes of the weight, exact in int32.
+template <int kAcc, int kInput, int kWeight>
+inline void tile_dot_int8() {
+  for (int row = 0; row < 16; ++row) {
+    const unsigned char* a = reinterpret_cast<const unsigned char*>(emulated_tiles[kInput][row]);
+    for (int col = 0; col < 16; ++col) {
+      std::int32_t sum;
+      memcpy(&sum, &emulated_tiles[kAcc][row][col], sizeof sum);
+      for (int depth = 0; depth < 64; ++depth) {
+        const signed char* b = reinterpret_cast<const signed char*>(&emulated_tiles[kWeight][depth / 4][col]);
+        sum += a[depth] * b[depth % 4];
+      }
+      memcpy(&emulated_tiles[kAcc][row][col], &sum, sizeof sum);
+    }
+  }
+}
 #else
 // The layout LDTILECFG reads (Intel SDM): palette 1, bytes per row and rows of each tile.
 inline void tiles_begin() {
@@ -75,5 +92,11 @@ inline void tile_store(void* base, std::int64_t stride_bytes) {
 template <int kAcc, int kInput, int kWeight>
 inline void tile_dot_bf16() {
   __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kAcc), "i"(kInput), "i"(kWeight));
+}
+
+// acc[16 x 16 int32] += input[16 x 64 uint8] . weight[16 quads x 16 columns x 4 int8]
+template <int kAcc, int kInput, int kWeight>
+inline void tile_dot_int8() {
+  __asm__ volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kAcc), "i"(kInput), "i"(kWeight));
 }
 #endif

@@ -1,19 +1,23 @@
 // Matrix products: packing, the tile driver, the epilogue, and the `linear` op. Included inside an ISA's namespace
-// after gemm_tiles.h (and gemm_amx.h), activation.h, norm.h.
+// after the gemm_*.h with the micro-kernels, activation.h, norm.h.
 #pragma once
 
 #if defined(ASSAY_AMX)
 using Float32Policy = TileFloat32;
 using Bfloat16Policy = TileBfloat16;
+using Int8Policy = TileInt8;
 #elif defined(__AVX512BF16__)
 using Float32Policy = FmaFloat32;
 using Bfloat16Policy = DotBfloat16;
+using Int8Policy = Int8;
 #elif defined(__AVX2__) && !defined(__AVX512F__)
 using Float32Policy = FmaFloat32;
 using Bfloat16Policy = FixedPoint;
+using Int8Policy = Int8;
 #else
 using Float32Policy = FmaFloat32;
 using Bfloat16Policy = FmaBfloat16;
+using Int8Policy = Int8;
 #endif
 
 // Between two matrix products activations are kept in the dtype the next product reads anyway.
@@ -22,6 +26,23 @@ constexpr DType kActivationDtype = DType::kFloat32;
 #if defined(__AVX512BF16__)
 template <>
 inline constexpr DType kActivationDtype<Bfloat16Policy> = DType::kBFloat16;
+template <>
+inline constexpr DType kActivationDtype<Int8Policy> = DType::kBFloat16;
+#endif
+
+// An activation as it would come back from memory, for those that stay in a panel: what a product reads must not depend
+// on the way there.
+template <typename Policy>
+Vec as_activation(Vec v) {
+  return v;
+}
+#if defined(__AVX512BF16__)
+template <>
+Vec as_activation<Int8Policy>(Vec v) {
+  alignas(kCacheLine) bfloat16 lanes[kVecWidth];
+  vec_store_bf16(lanes, v);
+  return vec_load_bf16(lanes);
+}
 #endif
 
 // Bytes of packed input that a thread keeps hot beside the weight panel it streams: half of a 1 MiB L2.
@@ -95,7 +116,7 @@ void pack_weight_panels(const PackWeightParams& p) {
   pack_matrix<Policy>(up, is_gated, panel_features<Policy>(is_gated));
 }
 
-// What a panel needs between its last put_input and its first micro: nothing, but for block fixed point.
+// What a panel needs between its last put_input and its first micro: nothing, but for what becomes integers.
 template <typename Policy>
 void seal_panel(char*, int, std::int64_t) {}
 
@@ -109,6 +130,14 @@ void seal_panel<FixedPoint>(char* panel, int rows, std::int64_t num_blocks) {
   FixedPoint::seal_panel(panel, rows, num_blocks);
 }
 #endif
+template <>
+void pack_weight_row<Int8Policy>(const PackWeightParams& p, std::int64_t row, char* panel, int col) {
+  Int8Policy::pack_weight(p, row, panel, col);
+}
+template <>
+void seal_panel<Int8Policy>(char* panel, int rows, std::int64_t num_blocks) {
+  Int8Policy::seal_panel(panel, rows, num_blocks);
+}
 
 // Lays up to kRows tokens out as one input panel; depth beyond in_features is zero.
 template <typename Policy>
@@ -334,6 +363,8 @@ void linear(const LinearParams& params, ThreadPool& pool) {
       return run_linear<FmaFloat32>(params, pool);
     case Arithmetic::kBFloat16:
       return run_linear<Bfloat16Policy>(params, pool);
+    case Arithmetic::kInt8:
+      return run_linear<Int8Policy>(params, pool);
   }
 }
 
@@ -346,6 +377,8 @@ std::size_t packed_weight_size(std::int64_t out_features, std::int64_t in_featur
       return packed_bytes<FmaFloat32>(out_features, in_features, is_gated);
     case Arithmetic::kBFloat16:
       return packed_bytes<Bfloat16Policy>(out_features, in_features, is_gated);
+    case Arithmetic::kInt8:
+      return packed_bytes<Int8Policy>(out_features, in_features, is_gated);
   }
   return 0;
 }
@@ -358,11 +391,19 @@ void pack_weight(const PackWeightParams& params) {
       return pack_weight_panels<FmaFloat32>(params);
     case Arithmetic::kBFloat16:
       return pack_weight_panels<Bfloat16Policy>(params);
+    case Arithmetic::kInt8:
+      return pack_weight_panels<Int8Policy>(params);
   }
 }
 
 const char* arithmetic_name(Arithmetic arithmetic) {
   if (arithmetic == Arithmetic::kFloat32Fma) return "float32 fused multiply-add";
+#if defined(ASSAY_AMX)
+  if (arithmetic == Arithmetic::kInt8) return "8-bit integer tile products";
+#else
+  if (arithmetic == Arithmetic::kInt8)
+    return kInputLargest == 127 ? "8-bit integer products" : "7-bit integer products";
+#endif
 #if defined(ASSAY_AMX)
   return arithmetic == Arithmetic::kFloat32 ? "float32 as three bfloat16 tile products" : "bfloat16 tile products";
 #elif defined(__AVX512BF16__)

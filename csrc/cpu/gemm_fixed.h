@@ -1,5 +1,5 @@
 // Products of the bfloat16 mode on AVX2, which has no bfloat16 instruction: block fixed point. Included inside the AVX2
-// namespace after gemm_tiles.h.
+// namespace after gemm_tiles.h and run_scale.h.
 //
 // Each run of kDepth inputs of a token, and of a weight's row, shares one float32 scale and keeps 13 bits a number
 // (sign and 12): finer than bfloat16's 8 unless one number of the run is 32 times as large as the rest. VPMADDWD
@@ -28,35 +28,6 @@ struct FixedPoint {
     vec_store(block + row * kDepth + col % kDepth, v);
   }
 
-  // What a number is multiplied by to become an integer, and the scale that brings it back. NaN or infinity in a run
-  // makes the scale NaN: every product with that token, and no other, is NaN. Runs below 1e-30 are taken as zero.
-  struct Scale {
-    float to_int, from_int;
-
-    explicit Scale(std::int32_t largest_bits) {
-      float largest;
-      memcpy(&largest, &largest_bits, sizeof largest);
-      const bool is_finite = largest_bits < 0x7F800000;
-      const bool is_zero = largest < 1e-30f;
-      to_int = is_finite && !is_zero ? kLargest / largest : 0.0f;
-      from_int = !is_finite ? __builtin_nanf("") : is_zero ? 0.0f : largest / kLargest;
-    }
-  };
-
-  // The order of bits of non-negative floats is the order of integers, with infinity and NaN on top.
-  static std::int32_t largest_bits(const float* run) {
-    const __m256i magnitude = _mm256_set1_epi32(0x7FFFFFFF);
-    __m256i most = _mm256_setzero_si256();
-    for (int i = 0; i < kDepth; i += kVecWidth) {
-      const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(run + i));
-      most = _mm256_max_epi32(most, _mm256_and_si256(bits, magnitude));
-    }
-    __m128i half = _mm_max_epi32(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
-    half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0x4E));
-    half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0xB1));
-    return _mm_cvtsi128_si32(half);
-  }
-
   // kDepth floats to kDepth int16; out may start where run does, because each step writes behind what it has read.
   static void quantize(const float* run, float to_int, char* out) {
     const Vec factor = vec_set1(to_int);
@@ -74,7 +45,7 @@ struct FixedPoint {
       char* to = panel + block * kSealedBlockBytes;
       float scales[kRows];
       for (int r = 0; r < rows; ++r) {
-        const Scale scale(largest_bits(from + r * kDepth));
+        const RunScale scale(largest_bits<kDepth>(from + r * kDepth), kLargest);
         quantize(from + r * kDepth, scale.to_int, to + r * kRowBytes);
         scales[r] = scale.from_int;
       }
@@ -87,7 +58,7 @@ struct FixedPoint {
       char* block = panel + depth0 / kDepth * kWeightBlockBytes;
       alignas(32) float run[kDepth] = {};
       for (int d = 0; d < kDepth && depth0 + d < p.in_features; ++d) run[d] = weight_at(p, row, depth0 + d);
-      const Scale scale(largest_bits(run));
+      const RunScale scale(largest_bits<kDepth>(run), kLargest);
       alignas(32) std::int16_t integers[kDepth];
       quantize(run, scale.to_int, reinterpret_cast<char*>(integers));
       std::int16_t* at = reinterpret_cast<std::int16_t*>(block);

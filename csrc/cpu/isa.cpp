@@ -36,13 +36,17 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
-bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+// Every CPU with bfloat16 dot products has VNNI's too.
+bool has_avx512_bf16() {
+  return has_avx512() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+}
 
-// Intel SDM: CPUID leaf 7 EDX bit 22 = AMX-BF16, bit 24 = AMX-TILE. XCR0 bits 17 and 18 = the OS saves tile state.
-bool has_amx_bf16() {
+// Intel SDM: CPUID leaf 7 EDX bit 22 = AMX-BF16, bit 24 = AMX-TILE, bit 25 = AMX-INT8. XCR0 bits 17 and 18 = the OS
+// saves tile state.
+bool has_amx() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
-  const unsigned wanted = (1u << 22) | (1u << 24);
+  const unsigned wanted = (1u << 22) | (1u << 24) | (1u << 25);
   if ((edx & wanted) != wanted) return false;
   if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & (1u << 27))) return false;  // OSXSAVE
   unsigned xcr0_low = 0, xcr0_high = 0;
@@ -76,7 +80,7 @@ bool is_supported(Isa isa) {
     case Isa::kAmxEmulated:
       return has_avx512_bf16();
     case Isa::kAmx: {
-      static const bool granted = has_avx512_bf16() && has_amx_bf16() && request_tile_permission();
+      static const bool granted = has_avx512_bf16() && has_amx() && request_tile_permission();
       return granted;
     }
   }

@@ -4,6 +4,8 @@
 
 // clang-format off: the order is the dependency order
 #include "cpu/vec_math.h"
+#include "cpu/vec_int.h"
+#include "cpu/run_scale.h"
 #include "cpu/activation.h"
 #include "cpu/gemm_tiles.h"
 #if defined(ASSAY_AMX)
@@ -11,6 +13,11 @@
 #endif
 #if defined(__AVX2__) && !defined(__AVX512F__)
 #include "cpu/gemm_fixed.h"
+#endif
+#if defined(ASSAY_AMX)
+#include "cpu/gemm_amx_int8.h"
+#else
+#include "cpu/gemm_int8.h"
 #endif
 #include "cpu/norm.h"
 #include "cpu/gemm.h"

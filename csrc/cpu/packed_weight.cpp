@@ -8,6 +8,8 @@
 namespace assay::cpu {
 namespace {
 constexpr std::size_t kAlignment = 64;
+// The depth up to which a sum of products of bytes (255 * 127 each) is exact in int32, on every ISA alike.
+constexpr std::int64_t kMaxInt8Depth = 66000;
 
 void check_matrix(const TensorView& view, const char* name) {
   check_dtype(view, name, {DType::kFloat32, DType::kBFloat16});
@@ -54,6 +56,8 @@ PackedWeight::PackedWeight(const TensorView& gate, const TensorView& up, const T
 void PackedWeight::pack(const TensorView& weight, const TensorView& up) {
   out_features_ = weight.shape[0];
   in_features_ = weight.shape[1];
+  ASSAY_CHECK(arithmetic_ != Arithmetic::kInt8 || in_features_ <= kMaxInt8Depth, "arithmetic='int8' takes at most ",
+              kMaxInt8Depth, " input features, got ", in_features_);
   size_bytes_ = table_->packed_weight_size(out_features_, in_features_, arithmetic_, is_gated_);
   data_.reset(::operator new(size_bytes_, std::align_val_t{kAlignment}));
   std::memset(data_.get(), 0, size_bytes_);

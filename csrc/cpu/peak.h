@@ -1,5 +1,5 @@
 // The arithmetic limit of this machine as a bench measures it: multiply-adds on registers only, no memory. Included
-// inside an ISA's namespace after gemm_tiles.h (and gemm_amx.h).
+// inside an ISA's namespace after gemm_tiles.h, vec_int.h (and gemm_amx.h).
 #pragma once
 
 // More independent chains than latency x throughput of any multiply-add unit so far (4-6 cycles x 2 units).
@@ -77,6 +77,36 @@ inline double run_bf16_chains(std::int64_t rounds) {
 #endif
 }
 
+inline double run_int8_chains(std::int64_t rounds) {
+#if defined(ASSAY_AMX)
+  tiles_begin();
+  TileGeometry::zero_tiles();
+  tile_zero<4>();
+  tile_zero<5>();
+  tile_zero<6>();
+  tile_zero<7>();
+  for (std::int64_t round = 0; round < rounds; ++round) TileInt8::multiply(true);
+  tiles_end();
+  return 4.0 * 2 * kTileRows * 16 * TileInt8::kDepth * static_cast<double>(rounds);
+#else
+  constexpr int kChains = 8;
+  IntVec chains[kChains];
+#pragma GCC unroll 16
+  for (int i = 0; i < kChains; ++i) chains[i] = int_zero();
+  alignas(8) char bytes[8] = {};
+  IntVec factor = int_zero();
+  keep_in_register(factor);
+  for (std::int64_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kChains; ++i) {
+      chains[i] = add_octets(chains[i], factor, bytes, factor, factor);
+      keep_in_register(chains[i]);
+    }
+  }
+  return 2.0 * 8 * kVecWidth * kChains * static_cast<double>(rounds);
+#endif
+}
+
 double run_peak(Arithmetic arithmetic, std::int64_t rounds, ThreadPool& pool) {
   struct State {
     Arithmetic arithmetic;
@@ -86,8 +116,9 @@ double run_peak(Arithmetic arithmetic, std::int64_t rounds, ThreadPool& pool) {
   pool.run(
       [](void* raw, ThreadContext& context) {
         State& shared = *static_cast<State*>(raw);
-        const double done =
-            shared.arithmetic == Arithmetic::kBFloat16 ? run_bf16_chains(shared.rounds) : run_fma_chains(shared.rounds);
+        const double done = shared.arithmetic == Arithmetic::kInt8       ? run_int8_chains(shared.rounds)
+                            : shared.arithmetic == Arithmetic::kBFloat16 ? run_bf16_chains(shared.rounds)
+                                                                         : run_fma_chains(shared.rounds);
         if (context.thread_idx() == 0) shared.operations = done * context.num_threads();
       },
       &state);

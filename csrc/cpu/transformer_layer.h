@@ -307,7 +307,7 @@ struct TransformerLayer {
       multiply_panels<Policy>(scratch, rows, p.mlp_up, 0, num_weight_panels<Policy>(p.mlp_up), p.activation,
                               [&](std::int64_t r, std::int64_t col, std::int64_t, Vec v) {
                                 Policy::put_input(wide_panels + r / Policy::kRows * sizes.wide_panel,
-                                                  static_cast<int>(r % Policy::kRows), col, v);
+                                                  static_cast<int>(r % Policy::kRows), col, as_activation<Policy>(v));
                               });
       for (std::int64_t r = 0; r < rows; r += Policy::kRows) {
         seal_panel<Policy>(wide_panels + r / Policy::kRows * sizes.wide_panel,
@@ -353,11 +353,23 @@ void run_transformer_layer(const TransformerLayerParams& params, ThreadPool& poo
 
 void transformer_layer(const TransformerLayerParams& params, ThreadPool& pool) {
   if (params.num_tokens == 0) return;
-  params.qkv.arithmetic == Arithmetic::kBFloat16 ? run_transformer_layer<Bfloat16Policy>(params, pool)
-                                                 : run_transformer_layer<Float32Policy>(params, pool);
+  switch (params.qkv.arithmetic) {
+    case Arithmetic::kInt8:
+      return run_transformer_layer<Int8Policy>(params, pool);
+    case Arithmetic::kBFloat16:
+      return run_transformer_layer<Bfloat16Policy>(params, pool);
+    default:  // kFloat32Fma never comes here: TransformerLayerWeights::check
+      return run_transformer_layer<Float32Policy>(params, pool);
+  }
 }
 
 std::size_t transformer_layer_workspace_size(const TransformerLayerParams& params) {
-  return params.qkv.arithmetic == Arithmetic::kBFloat16 ? TransformerLayer<Bfloat16Policy>{params}.workspace_size()
-                                                        : TransformerLayer<Float32Policy>{params}.workspace_size();
+  switch (params.qkv.arithmetic) {
+    case Arithmetic::kInt8:
+      return TransformerLayer<Int8Policy>{params}.workspace_size();
+    case Arithmetic::kBFloat16:
+      return TransformerLayer<Bfloat16Policy>{params}.workspace_size();
+    default:
+      return TransformerLayer<Float32Policy>{params}.workspace_size();
+  }
 }

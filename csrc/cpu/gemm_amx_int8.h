@@ -1,0 +1,104 @@
+// Products of the int8 mode on AMX tiles. A tile product is too quick for its result to be scaled after every run of
+// inputs, as Int8 does: here a token and a weight's row have one scale each for their whole depth, whose sum is exact
+// in int32 (PackedWeight refuses depths for which it would not be). Included inside an AMX namespace after gemm_amx.h
+// and run_scale.h.
+#pragma once
+
+struct TileInt8 {
+  static constexpr int kRows = 2 * kTileRows;
+  static constexpr int kCols = 32;
+  static constexpr int kDepth = 64;
+  // An input panel arrives as float32, row by row of a block (put_input), and is sealed in place: [depth blocks][kRows]
+  // [kDepth] bytes, then the rows' scales.
+  static constexpr std::int64_t kPanelBlockBytes = kRows * kDepth * 4;
+  static constexpr std::int64_t kSealedBlockBytes = 2 * kTileBytes;
+  // Two tiles of int8 quads; in a panel's first block followed by what each column's sum starts at, and its scale.
+  static constexpr std::int64_t kWeightStarts = 2 * kTileBytes;
+  static constexpr std::int64_t kWeightScales = kWeightStarts + kCols * 4;
+  static constexpr std::int64_t kWeightBlockBytes = kWeightScales + kCols * 4;
+
+  static void put_input(char* panel, int row, std::int64_t col, Vec v) {
+    float* block = reinterpret_cast<float*>(panel + (col / kDepth) * kPanelBlockBytes);
+    vec_store(block + row * kDepth + col % kDepth, v);
+  }
+
+  static void seal_panel(char* panel, int rows, std::int64_t num_blocks) {
+    std::int32_t largest[kRows] = {};
+    for (std::int64_t block = 0; block < num_blocks; ++block) {
+      const float* from = reinterpret_cast<const float*>(panel + block * kPanelBlockBytes);
+      for (int r = 0; r < rows; ++r) {
+        const std::int32_t bits = largest_bits<kDepth>(from + r * kDepth);
+        largest[r] = bits > largest[r] ? bits : largest[r];
+      }
+    }
+    float scales[kRows];
+    for (std::int64_t block = 0; block < num_blocks; ++block) {
+      const float* from = reinterpret_cast<const float*>(panel + block * kPanelBlockBytes);
+      char* to = panel + block * kSealedBlockBytes;
+      for (int r = 0; r < rows; ++r) {
+        const RunScale scale(largest[r], kInputLargest);
+        const Vec factor = vec_set1(scale.to_int);
+        for (int i = 0; i < kDepth; i += kByteRun) store_bytes(from + r * kDepth + i, factor, to + r * kDepth + i);
+        scales[r] = scale.from_int;
+      }
+    }
+    memcpy(panel + num_blocks * kSealedBlockBytes, scales, static_cast<std::size_t>(rows) * sizeof(float));
+  }
+
+  static void pack_weight(const PackWeightParams& p, std::int64_t row, char* panel, int col) {
+    std::int32_t largest = 0;
+    for (std::int64_t depth0 = 0; depth0 < p.in_features; depth0 += kDepth) {
+      alignas(kCacheLine) float run[kDepth] = {};
+      for (int d = 0; d < kDepth && depth0 + d < p.in_features; ++d) run[d] = weight_at(p, row, depth0 + d);
+      const std::int32_t bits = largest_bits<kDepth>(run);
+      largest = bits > largest ? bits : largest;
+    }
+    const RunScale scale(largest, kWeightLargest);
+    std::int32_t sum = 0;
+    for (std::int64_t d = 0; d < p.in_features; ++d) {
+      const float integer = rintf(weight_at(p, row, d) * scale.to_int);
+      const std::int8_t value = static_cast<std::int8_t>(integer == integer ? integer : 0.0f);
+      char* tile = panel + d / kDepth * kWeightBlockBytes + col / 16 * kTileBytes;
+      reinterpret_cast<std::int8_t*>(tile)[(d % kDepth / 4 * 16 + col % 16) * 4 + d % 4] = value;
+      sum += value;
+    }
+    reinterpret_cast<std::int32_t*>(panel + kWeightStarts)[col] = -kInputZero * sum;
+    reinterpret_cast<float*>(panel + kWeightScales)[col] = scale.from_int;
+  }
+
+  static void multiply(bool both_rows) {
+    tile_dot_int8<0, 4, 6>();
+    tile_dot_int8<1, 4, 7>();
+    if (!both_rows) return;
+    tile_dot_int8<2, 5, 6>();
+    tile_dot_int8<3, 5, 7>();
+  }
+
+  static void micro(const char* panel, const char* weights, std::int64_t num_blocks, int rows, float* tile,
+                    const Prefetch& next) {
+    const bool both_rows = rows > kTileRows;
+    TileGeometry::zero_tiles();
+    for (std::int64_t block = 0; block < num_blocks; ++block) {
+      next.block(block, kWeightBlockBytes);
+      TileGeometry::load_inputs(panel + block * kSealedBlockBytes, both_rows);
+      TileGeometry::load_weights(weights + block * kWeightBlockBytes);
+      multiply(both_rows);
+    }
+    TileGeometry::store_tiles(tile, both_rows);
+    const float* row_scales = reinterpret_cast<const float*>(panel + num_blocks * kSealedBlockBytes);
+    const float* col_scales = reinterpret_cast<const float*>(weights + kWeightScales);
+    for (int r = 0; r < rows; ++r) {
+      for (int c = 0; c < kCols; c += kVecWidth) {
+        float* at = tile + r * kCols + c;
+        const IntVec sum = _mm512_add_epi32(int_load(at), int_load(weights + kWeightStarts + c * 4));
+        vec_store(at, vec_mul(int_to_float(sum), vec_mul(vec_set1(row_scales[r]), vec_load(col_scales + c))));
+      }
+    }
+  }
+};
+
+template <>
+struct TileSession<TileInt8> {
+  TileSession() { tiles_begin(); }
+  ~TileSession() { tiles_end(); }
+};

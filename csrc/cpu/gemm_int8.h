@@ -1,0 +1,123 @@
+// Products of the int8 mode on vector units: every run of kDepth inputs of a token, and of a weight's row, shares one
+// float32 scale and becomes whole numbers, at most kInputLargest and kWeightLargest large. A run's products are exact
+// in int32; runs are added in float32 in order. Included inside an ISA's namespace after gemm_tiles.h and run_scale.h.
+//
+// Inputs are multiplied as unsigned bytes, kInputZero above their value; a weight's run carries what that adds, and the
+// sums start there.
+#pragma once
+
+#if defined(__AVX512F__)
+constexpr int kInt8Rows = 10;  // 10 x 2 sums + 4 weights + constants and products of a row, of 32 registers
+#else
+constexpr int kInt8Rows = 4;  // 4 x 2 sums + 4 weights + the rest, of 16 registers
+#endif
+
+struct Int8 {
+  static constexpr int kRows = kInt8Rows;
+  static constexpr int kCols = kFmaVecs * kVecWidth;
+  static constexpr int kDepth = 128;
+  static constexpr int kOctets = kDepth / 8;
+  // An input panel arrives as float32 (put_input) and is sealed in place: [depth blocks][kRows][kDepth] bytes, each
+  // block followed by the scales of its rows.
+  static constexpr std::int64_t kPanelBlockBytes = kRows * kDepth * 4;
+  static constexpr std::int64_t kSealedBlockBytes = kRows * kDepth + kCacheLine;
+  static_assert(kRows * 4 <= kCacheLine);
+  // [kDepth / 4][kCols] quads of int8, then for every column -kInputZero * the sum of its run, and its scale.
+  static constexpr std::int64_t kWeightStarts = kDepth * kCols;
+  static constexpr std::int64_t kWeightScales = kWeightStarts + kCols * 4;
+  static constexpr std::int64_t kWeightBlockBytes = kWeightScales + kCols * 4;
+
+  static void put_input(char* panel, int row, std::int64_t col, Vec v) {
+    float* block = reinterpret_cast<float*>(panel + (col / kDepth) * kPanelBlockBytes);
+    vec_store(block + row * kDepth + col % kDepth, v);
+  }
+
+  static void seal_panel(char* panel, int rows, std::int64_t num_blocks) {
+    for (std::int64_t block = 0; block < num_blocks; ++block) {
+      const float* from = reinterpret_cast<const float*>(panel + block * kPanelBlockBytes);
+      char* to = panel + block * kSealedBlockBytes;
+      float scales[kRows];
+      for (int r = 0; r < rows; ++r) {
+        const RunScale scale(largest_bits<kDepth>(from + r * kDepth), kInputLargest);
+        const Vec factor = vec_set1(scale.to_int);
+        // In place: each step writes behind what it has read.
+        for (int i = 0; i < kDepth; i += kByteRun) store_bytes(from + r * kDepth + i, factor, to + r * kDepth + i);
+        scales[r] = scale.from_int;
+      }
+      memcpy(to + kRows * kDepth, scales, static_cast<std::size_t>(rows) * sizeof(float));
+    }
+  }
+
+  static void pack_weight(const PackWeightParams& p, std::int64_t row, char* panel, int col) {
+    for (std::int64_t depth0 = 0; depth0 < p.in_features; depth0 += kDepth) {
+      char* block = panel + depth0 / kDepth * kWeightBlockBytes;
+      alignas(kCacheLine) float run[kDepth] = {};
+      for (int d = 0; d < kDepth && depth0 + d < p.in_features; ++d) run[d] = weight_at(p, row, depth0 + d);
+      const RunScale scale(largest_bits<kDepth>(run), kWeightLargest);
+      std::int32_t sum = 0;
+      for (int d = 0; d < kDepth; ++d) {
+        const float integer = rintf(run[d] * scale.to_int);
+        const std::int8_t value = static_cast<std::int8_t>(integer == integer ? integer : 0.0f);
+        reinterpret_cast<std::int8_t*>(block)[((d / 4) * kCols + col) * 4 + d % 4] = value;
+        sum += value;
+      }
+      reinterpret_cast<std::int32_t*>(block + kWeightStarts)[col] = -kInputZero * sum;
+      reinterpret_cast<float*>(block + kWeightScales)[col] = scale.from_int;
+    }
+  }
+
+  template <int kUsedRows>
+  static void micro_rows(const char* panel, const char* weights, std::int64_t num_blocks, float* tile,
+                         const Prefetch& next) {
+    for (std::int64_t block = 0; block < num_blocks; ++block) {
+      next.block(block, kWeightBlockBytes);
+      IntVec acc[kUsedRows][kFmaVecs];
+#pragma GCC unroll 16
+      for (int r = 0; r < kUsedRows; ++r) {
+#pragma GCC unroll 8
+        for (int j = 0; j < kFmaVecs; ++j) acc[r][j] = int_load(weights + kWeightStarts + j * kVecWidth * 4);
+      }
+      for (int octet = 0; octet < kOctets; ++octet) {
+        const char* x = panel + octet * 8;
+        const char* w = weights + octet * kCols * 8;
+        IntVec first[kFmaVecs], second[kFmaVecs];
+#pragma GCC unroll 8
+        for (int j = 0; j < kFmaVecs; ++j) {
+          first[j] = int_load(w + j * kVecWidth * 4);
+          second[j] = int_load(w + (kCols + j * kVecWidth) * 4);
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < kUsedRows; ++r) {
+          const IntVec input = int_broadcast(x + r * kDepth);
+#pragma GCC unroll 8
+          for (int j = 0; j < kFmaVecs; ++j) {
+            acc[r][j] = add_octets(acc[r][j], input, x + r * kDepth + 4, first[j], second[j]);
+          }
+        }
+      }
+      const float* row_scales = reinterpret_cast<const float*>(panel + kRows * kDepth);
+      const float* col_scales = reinterpret_cast<const float*>(weights + kWeightScales);
+#pragma GCC unroll 16
+      for (int r = 0; r < kUsedRows; ++r) {
+#pragma GCC unroll 8
+        for (int j = 0; j < kFmaVecs; ++j) {
+          float* at = tile + r * kCols + j * kVecWidth;
+          const Vec scale = vec_mul(vec_set1(row_scales[r]), vec_load(col_scales + j * kVecWidth));
+          vec_store(at, vec_fma(int_to_float(acc[r][j]), scale, block == 0 ? vec_zero() : vec_load(at)));
+        }
+      }
+      panel += kSealedBlockBytes;
+      weights += kWeightBlockBytes;
+    }
+  }
+
+  static void micro(const char* panel, const char* weights, std::int64_t num_blocks, int rows, float* tile,
+                    const Prefetch& next) {
+    if constexpr (kRows > 4) {
+      if (rows > 4) return micro_rows<kRows>(panel, weights, num_blocks, tile, next);
+    }
+    if (rows > 2) return micro_rows<4>(panel, weights, num_blocks, tile, next);
+    if (rows > 1) return micro_rows<2>(panel, weights, num_blocks, tile, next);
+    return micro_rows<1>(panel, weights, num_blocks, tile, next);
+  }
+};

@@ -1,0 +1,27 @@
+// The scale that a run of numbers shares when they become integers. Included inside an ISA's namespace after vec_int.h.
+#pragma once
+
+// The largest magnitude of `count` numbers as its bits. The order of bits of non-negative floats is the order of
+// integers, with infinity and NaN on top.
+template <int kCount>
+std::int32_t largest_bits(const float* run) {
+  IntVec most = int_zero();
+  for (int i = 0; i < kCount; i += kVecWidth) most = int_max(most, magnitude_bits(vec_load(run + i)));
+  return int_max_of(most);
+}
+
+// What a number is multiplied by to become an integer of magnitude <= `steps`, and the scale that brings it back. NaN
+// or infinity in a run makes the scale NaN: every product with that token, and no other, is NaN. Runs below 1e-30 are
+// taken as zero.
+struct RunScale {
+  float to_int, from_int;
+
+  RunScale(std::int32_t largest_bits, float steps) {
+    float largest;
+    memcpy(&largest, &largest_bits, sizeof largest);
+    const bool is_finite = largest_bits < 0x7F800000;
+    const bool is_zero = largest < 1e-30f;
+    to_int = is_finite && !is_zero ? steps / largest : 0.0f;
+    from_int = !is_finite ? __builtin_nanf("") : is_zero ? 0.0f : largest / steps;
+  }
+};
