@@ -53,6 +53,7 @@ RANKS = {
     "steps": 5,
     "templated": 5,
     "engine": 6,
+    "quantization": 6,
     "doctor": 7,
     "llm": 7,
     "server": 8,

@@ -40,7 +40,7 @@ _ONLY: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
     "runner": (("auto", "pooling"), ""),
     "convert": (("auto", "none", "embed", "classify"), ""),
     "tokenizer_mode": (("auto", "hf"), "tokenizers run on their fast (Rust) backend"),
-    "quantization": ((None,), "weights run in float32 or bfloat16"),
+    "quantization": ((None, "int8"), "weights run in float32, bfloat16 or int8"),
     "tensor_parallel_size": ((1,), "one process uses one device; run several processes for several"),
     "pipeline_parallel_size": ((1,), "one process uses one device; run several processes for several"),
     "data_parallel_size": ((1,), "one process uses one device; run several processes for several"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from assay.chat import ChatOptions
@@ -14,6 +14,7 @@ from assay.errors import ConfigError, ValidationError
 from assay.llm import startup
 from assay.llm.arguments import check_keywords, dtype_name, engine_config_from, pooler_config_from
 from assay.llm.prompts import Prompts
+from assay.llm.quantized import guard
 from assay.llm.session import CallOptions, Params, PoolingResults, ScoreOptions, Session, UseTqdm
 from assay.outputs import ClassificationRequestOutput, EmbeddingRequestOutput, ScoringRequestOutput
 from assay.rendering import Renderer
@@ -37,6 +38,8 @@ class LLM:
     runner "auto" | "pooling"; convert "auto" | "none" | "embed" | "classify" (the head must exist: none is invented).
     tokenizer, tokenizer_revision: a tokenizer from elsewhere. skip_tokenizer_init: token ids only.
     dtype "auto" keeps what the checkpoint promises, "float32" is exact, "bfloat16" is fast.
+    quantization "int8": faster still; layers whose products it would harm stay in bfloat16, and where answers would
+    change too much it is refused (docs/quantization.md).
     hf_overrides: keys of config.json to change (a dict), or a callable that gets the config and returns one.
     pooler_config: a PoolerConfig or its fields as a dict (override_pooler_config is its older name).
     max_model_len: refuse longer prompts; never above what the model can do.
@@ -49,9 +52,9 @@ class LLM:
     Ours: score_template (what `score` renders pairs with where the call names none; without it the template of the
     recipe that fits the model, if one does), num_threads (kernel threads of the process), max_batch_tokens and
     max_batch_size (also under their other names max_num_batched_tokens and max_num_seqs), scheduling_policy,
-    max_queued_tokens and result_cache_bytes (fields of EngineConfig), self_check=False skips the two built-in inputs at
-    start-up, non_finite="return" gives a NaN or Inf result back as `.error` of its output where "raise" raises
-    NonFiniteError.
+    max_queued_tokens and result_cache_bytes (fields of EngineConfig), quantization_data (what int8 is judged by: a file
+    of texts, or a list of prompts), self_check=False skips the two built-in inputs at start-up, non_finite="return"
+    gives a NaN or Inf result back as `.error` of its output where "raise" raises NonFiniteError.
 
     Any number of threads may call one LLM. `close()`, a `with` block or garbage collection stops its threads.
     """
@@ -68,6 +71,7 @@ class LLM:
         trust_remote_code: bool = False,
         dtype: Any = "auto",
         quantization: str | None = None,
+        quantization_data: str | os.PathLike[str] | Sequence[Any] | None = None,
         revision: str | None = None,
         tokenizer_revision: str | None = None,
         chat_template: str | os.PathLike[str] | None = None,
@@ -109,7 +113,10 @@ class LLM:
             max_queued_tokens=max_queued_tokens,
             result_cache_bytes=result_cache_bytes,
         )
-        loaded = startup.load(
+        if quantization_data is not None and quantization is None:
+            raise ConfigError("quantization_data is read for quantization='int8' only")
+        load = functools.partial(
+            startup.load,
             model,
             revision=revision,
             token=hf_token,
@@ -126,6 +133,7 @@ class LLM:
             max_model_len=max_model_len,
             model_impl=model_impl,
         )
+        loaded = load(quantization=quantization)
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
         prompts = Prompts(
             loaded.tokenizer,
@@ -137,12 +145,6 @@ class LLM:
         )
         renderer = Renderer(loaded.tokenizer, loaded.model.vocab_size, loaded.model.type_vocab_size)
         self._engine = Engine(loaded.model, renderer, config, loaded.max_model_len)
-        if self_check:
-            try:
-                startup.self_check(renderer, self._engine.submit, loaded.max_model_len, loaded.model.vocab_size)
-            except BaseException:
-                self._engine.close()
-                raise
         self._session = Session(
             loaded.model,
             renderer,
@@ -152,8 +154,18 @@ class LLM:
             prompts,
             raises_non_finite=non_finite == "raise",
         )
+        self.quantization = None
+        try:
+            if quantization is not None:
+                load_exact = functools.partial(load, dtype="bfloat16", skip_tokenizer_init=True)
+                self.quantization = guard(loaded, self._session, quantization_data, load_exact)
+            if self_check:
+                startup.self_check(renderer, self._engine.submit, loaded.max_model_len, loaded.model.vocab_size)
+        except BaseException:
+            self._engine.close()
+            raise
         self.llm_engine = loaded.view(config)
-        self.summary = loaded.describe()
+        self.summary = loaded.describe() + ("" if self.quantization is None else f"; {self.quantization}")
         logger.info("%s", self.summary)
 
     @classmethod

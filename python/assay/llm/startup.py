@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from assay.config import EngineConfig, PoolerConfig
+    from assay.files import ModelFiles
     from assay.models import PoolingModel
     from assay.recipes import Match
     from assay.rendering import Renderer
@@ -39,13 +40,17 @@ _ALLOW_LONG: Final = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model with everything around it that its files decide. match: the recipe that fits it."""
+    """A model with everything around it that its files decide.
+
+    match: the recipe that fits it. weight_files: what its weights were read from.
+    """
 
     name: str
     model: PoolingModel
     tokenizer: Tokenizer | None
     max_model_len: int
     match: Match | None = None
+    weight_files: tuple[Path, ...] = ()
 
     @property
     def is_converted(self) -> bool:
@@ -96,6 +101,7 @@ def load(
     skip_tokenizer_init: bool,
     max_model_len: int | None,
     model_impl: str,
+    quantization: str | None = None,
 ) -> Loaded:
     """Find, check and load a model and its tokenizer. Raises ConfigError, UnsupportedModelError or WeightsError."""
     if max_model_len is not None and (type(max_model_len) is not int or max_model_len < 1):
@@ -118,12 +124,23 @@ def load(
         max_batch_size=config.max_batch_size,
         max_model_len=max_model_len,
         model_impl=model_impl,
+        quantization=quantization,
     )
     _check_convert(convert, model)
     text_tokenizer = None
     if not skip_tokenizer_init:
         text_tokenizer = Tokenizer.from_files(files, model.hf_config, tokenizer, tokenizer_revision, token)
-    return Loaded(os.fspath(name), model, text_tokenizer, _max_model_len(max_model_len, model), adapted.match)
+    length = _max_model_len(max_model_len, model)
+    return Loaded(os.fspath(name), model, text_tokenizer, length, adapted.match, _weight_files(files))
+
+
+def _weight_files(files: ModelFiles) -> tuple[Path, ...]:
+    """The checkpoint, and the weights of heads that lie in folders of their own."""
+    heads = [] if files.head_folder is None else files.weight_files(files.head_folder)
+    modules = sorted(
+        path for name in ("model.safetensors", "pytorch_model.bin") for path in files.folder.glob(f"*/{name}")
+    )
+    return (*files.weight_files(), *heads, *modules)
 
 
 def _check_head_dtype(head_dtype: Any) -> None:

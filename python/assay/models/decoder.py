@@ -38,6 +38,10 @@ class Decoder:
     ropes: tuple[RopeTables | None, ...]
     final_norm: LayerNorm | RmsNorm | None
 
+    def with_layers(self, layers: tuple[Any, ...]) -> Decoder:
+        """The same backbone over other layers."""
+        return dataclasses.replace(self, layers=layers)
+
     def arena_size(self, num_tokens: int, num_seqs: int) -> int:
         """Bytes of arena one call needs for a batch of this size."""
         row_bytes = self.shape.hidden_size * FLOAT32_BYTES

@@ -54,8 +54,15 @@ class DecoderLoader:
         self, weights: WeightMap, prefix: str, shape: DecoderShape, arithmetic: str, max_model_len: int
     ) -> Decoder:
         """Take every tensor; rotary tables are made for max_model_len positions."""
+        return self._load(_Reader(weights, prefix, shape, arithmetic, arithmetic), max_model_len)
+
+    def load_int8(self, weights: WeightMap, prefix: str, shape: DecoderShape, max_model_len: int) -> Decoder:
+        """The same with layers in int8 and the rest in bfloat16."""
+        return self._load(_Reader(weights, prefix, shape, "bfloat16", "int8"), max_model_len)
+
+    def _load(self, reader: _Reader, max_model_len: int) -> Decoder:
+        shape = reader.shape
         tables = _rope_tables(shape, min(max_model_len, shape.max_positions))
-        reader = _Reader(weights, prefix, shape, arithmetic)
         return Decoder(
             shape=shape,
             embeddings=reader.embeddings(self.names),
@@ -104,12 +111,13 @@ def _halved(bias: Tensor | None) -> tuple[Tensor | None, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """Reads modules of one checkpoint."""
+    """Reads modules of one checkpoint. arithmetic: of the tables; layer_arithmetic: of the products in the layers."""
 
     weights: WeightMap
     prefix: str
     shape: DecoderShape
     arithmetic: str
+    layer_arithmetic: str
 
     def embeddings(self, names: DecoderNames) -> Embeddings:
         shape, norm = self.shape, self.norm(names.embedding_norm)
@@ -181,13 +189,13 @@ class _Reader:
         return float32(stored) + self.shape.norm_offset
 
     def _packed(self, rows: _Rows) -> Any:
-        return ops.pack_weight(rows.weight, rows.bias, self.arithmetic)
+        return ops.pack_weight(rows.weight, rows.bias, self.layer_arithmetic)
 
     def _gated(self, rows: _Rows, is_up_first: bool) -> Any:
         """The packed gate and up projections of a weight that holds both."""
         halves = list(zip(rows.weight.chunk(2), _halved(rows.bias), strict=True))
         (gate, gate_bias), (up, up_bias) = reversed(halves) if is_up_first else halves
-        return ops.pack_gated_weight(gate, up, gate_bias, up_bias, self.arithmetic)
+        return ops.pack_gated_weight(gate, up, gate_bias, up_bias, self.layer_arithmetic)
 
     def _stacked(
         self, names: list[str], sizes: tuple[int, ...], in_size: int, has_bias: bool, *, is_transposed: bool
@@ -200,7 +208,7 @@ class _Reader:
         for name, size in zip(names, rows, strict=True):
             stored = (in_size, size) if is_transposed else (size, in_size)
             weight = self.weights.take(f"{self.prefix}{name}.weight", stored)
-            weights.append(in_dtype(weight.T if is_transposed else weight, self.arithmetic))
+            weights.append(in_dtype(weight.T if is_transposed else weight, self.layer_arithmetic))
             if has_bias:
                 biases.append(float32(self.weights.take(f"{self.prefix}{name}.bias", (size,))))
         return _Rows(weights[0] if len(weights) == 1 else torch.cat(weights), torch.cat(biases) if has_bias else None)

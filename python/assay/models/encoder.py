@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from assay import ops
@@ -28,6 +28,10 @@ class Encoder:
     embeddings: Embeddings
     project: Linear | None
     layers: tuple[EncoderLayer, ...]
+
+    def with_layers(self, layers: tuple[Any, ...]) -> Encoder:
+        """The same backbone over other layers."""
+        return replace(self, layers=layers)
 
     def arena_size(self, num_tokens: int, num_seqs: int) -> int:
         """Bytes of arena one call needs for a batch of this size."""
@@ -88,6 +92,15 @@ class EncoderLoader:
         self, weights: WeightMap, prefix: str, shape: EncoderShape, arithmetic: str, max_model_len: int
     ) -> Encoder:
         """Take every tensor; the position table is kept whole whatever max_model_len."""
+        return self._load(weights, prefix, shape, arithmetic, arithmetic)
+
+    def load_int8(self, weights: WeightMap, prefix: str, shape: EncoderShape, max_model_len: int) -> Encoder:
+        """The same with layers in int8 and the rest in bfloat16."""
+        return self._load(weights, prefix, shape, "bfloat16", "int8")
+
+    def _load(
+        self, weights: WeightMap, prefix: str, shape: EncoderShape, arithmetic: str, layer_arithmetic: str
+    ) -> Encoder:
         project = None
         if shape.embedding_size != shape.hidden_size:
             sizes = (shape.hidden_size, shape.embedding_size)
@@ -97,7 +110,7 @@ class EncoderLoader:
             embeddings=_load_embeddings(weights, f"{prefix}embeddings", shape, arithmetic),
             project=project,
             layers=tuple(
-                _load_layer(weights, prefix, i, self.layer, shape, arithmetic) for i in range(shape.num_layers)
+                _load_layer(weights, prefix, i, self.layer, shape, layer_arithmetic) for i in range(shape.num_layers)
             ),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from assay.errors import UnsupportedModelError
 
@@ -69,6 +69,17 @@ class Backbone(Protocol):
         ...
 
 
+class LayeredBackbone(Backbone, Protocol):
+    """A backbone whose layers can be exchanged for others of the same shape."""
+
+    @property
+    def layers(self) -> tuple[Any, ...]: ...
+
+    def with_layers(self, layers: tuple[Any, ...]) -> LayeredBackbone:
+        """The same backbone over other layers."""
+        ...
+
+
 ShapeT = TypeVar("ShapeT", bound=BackboneShape)
 ShapeT_contra = TypeVar("ShapeT_contra", bound=BackboneShape, contravariant=True)
 
@@ -89,6 +100,15 @@ class BackboneLoader(Protocol[ShapeT_contra]):
         self, weights: WeightMap, prefix: str, shape: ShapeT_contra, arithmetic: str, max_model_len: int
     ) -> Backbone:
         """Take every tensor; no sequence will be longer than max_model_len tokens."""
+        ...
+
+
+@runtime_checkable
+class Int8Loader(Protocol):
+    """A loader that can also pack the layers of a backbone in int8."""
+
+    def load_int8(self, weights: WeightMap, prefix: str, shape: Any, max_model_len: int) -> LayeredBackbone:
+        """As `BackboneLoader.load` does in bfloat16, but for the layers."""
         ...
 
 

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from assay.errors import ConfigError
+from assay.models.family import Int8Loader
 from assay.models.heads import head_tensors, load_classifier, load_heads, taken_classifier
 from assay.models.plan import make_plan
 from assay.models.pooling_model import PoolingModel
@@ -57,16 +58,20 @@ def load_model(
     max_batch_size: int,
     max_model_len: int | None = None,
     model_impl: str = "auto",
+    quantization: str | None = None,
 ) -> PoolingModel:
     """Load a model for batches of at most max_batch_tokens tokens and max_batch_size sequences.
 
     max_model_len: no sequence will be longer, which saves memory where the model could read longer ones. model_impl:
-    see `registry.resolve`. Raises UnsupportedModelError, ConfigError or WeightsError.
+    see `registry.resolve`. quantization "int8": the layers' products are of whole numbers, the rest is bfloat16; what
+    that costs is not judged here. Raises UnsupportedModelError, ConfigError or WeightsError.
     """
     plan = make_plan(files, hf_config, pooler_config, model_impl)
     weights = WeightMap(files.weight_files())
     longest = min(plan.shape.max_model_len, max_model_len or plan.shape.max_model_len)
     loader = plan.family.backbone
+    if quantization is not None:
+        dtype = _dtype_beside_int8(dtype, plan)
     backbone: Backbone
     if isinstance(loader, Outline):
         dtype, reason = resolve_dtype(dtype, weights.dtype(weights.largest()))
@@ -77,7 +82,12 @@ def load_model(
         dtype, reason = resolve_dtype(dtype, weights.dtype(prefix + loader.word_table))
         backbone_tensors = [prefix + name for name in loader.tensor_names(plan.shape)]
         weights.require(backbone_tensors + head_tensors(plan, weights, prefix))
-        backbone = loader.load(weights, prefix, plan.shape, dtype, longest)
+        if quantization is not None:
+            assert isinstance(loader, Int8Loader)  # _dtype_beside_int8
+            reason = "beside int8"
+            backbone = loader.load_int8(weights, prefix, plan.shape, longest)
+        else:
+            backbone = loader.load(weights, prefix, plan.shape, dtype, longest)
         classifier = load_classifier(plan, weights, prefix)
         weights.finish(ignore=[pattern.replace("{}", re.escape(prefix)) for pattern in _ignored(plan)])
     heads = load_heads(plan, files, classifier)
@@ -95,7 +105,17 @@ def load_model(
         embedding_size=plan.embedding_size,
         max_batch_tokens=max(max_batch_tokens, longest),  # the longest sequence always fits
         max_batch_size=max_batch_size,
+        quantization=quantization,
     )
+
+
+def _dtype_beside_int8(dtype: str, plan: Plan) -> str:
+    """The dtype of what int8 leaves alone; raises ConfigError for a model or a dtype that does not go with it."""
+    if not isinstance(plan.family.backbone, Int8Loader):
+        raise ConfigError(f"quantization='int8' is not supported for {plan.architecture}: use dtype='bfloat16'")
+    if dtype not in ("auto", "bfloat16"):
+        raise ConfigError(f"quantization='int8' and dtype={dtype!r} contradict each other: use 'bfloat16' or 'auto'")
+    return "bfloat16"
 
 
 def _ignored(plan: Plan) -> tuple[str, ...]:

@@ -62,6 +62,7 @@ class PoolingModel:
         embedding_size: int,
         max_batch_tokens: int,
         max_batch_size: int,
+        quantization: str | None = None,
     ) -> None:
         self.architecture = architecture
         self.backbone = backbone
@@ -74,6 +75,9 @@ class PoolingModel:
         self.max_model_len = max_model_len
         self.max_model_len_source = max_model_len_source
         self.embedding_size = embedding_size
+        self.max_batch_tokens = max_batch_tokens
+        self.max_batch_size = max_batch_size
+        self.quantization = quantization
         self._arena = Arena(self.arena_size(max_batch_tokens, max_batch_size))
 
     @property
@@ -146,7 +150,7 @@ class PoolingModel:
     @property
     def arithmetic(self) -> str:
         """How products are computed here, in words."""
-        kind = "bfloat16" if self.dtype == "bfloat16" else "float32"
+        kind = self.quantization or ("bfloat16" if self.dtype == "bfloat16" else "float32")
         return str(ops.cpu_module().arithmetic_name(kind))
 
     def arena_size(self, num_tokens: int, num_seqs: int) -> int:
