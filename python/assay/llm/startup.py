@@ -136,7 +136,7 @@ def load(
 
 def _weight_files(files: ModelFiles) -> tuple[Path, ...]:
     """The checkpoint, and the weights of heads that lie in folders of their own."""
-    heads = [] if files.head_folder is None else files.weight_files(files.head_folder)
+    heads = [] if files.head_folder is None else sorted(files.head_folder.glob("*.safetensors"))
     modules = sorted(
         path for name in ("model.safetensors", "pytorch_model.bin") for path in files.folder.glob(f"*/{name}")
     )
