@@ -39,6 +39,13 @@ class ModelOptions:
         None
     )
     dtype: Annotated[str, typer.Option(rich_help_panel=MODEL, help="auto, float32 or bfloat16.")] = "auto"
+    quantization: Annotated[
+        str | None, typer.Option(rich_help_panel=MODEL, help="int8: faster, where answers stay those of bfloat16.")
+    ] = None
+    quantization_data: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=MODEL, metavar="FILE", help="Texts that int8 is judged by, one a line."),
+    ] = None
     runner: Annotated[str, typer.Option(rich_help_panel=MODEL, help="auto or pooling.")] = "auto"
     convert: Annotated[str, typer.Option(rich_help_panel=MODEL, help="auto, none, embed or classify.")] = "auto"
     model_impl: Annotated[
@@ -94,6 +101,8 @@ class ModelOptions:
             chat_template=self.chat_template,
             score_template=self.chat_template,
             dtype=self.dtype,
+            quantization=self.quantization,
+            quantization_data=self.quantization_data,
             hf_overrides=self._overrides(),
             pooler_config=self._pooler_config(task),
             non_finite="return",

@@ -54,6 +54,7 @@ ENGINE_OPTIONS: Final[dict[str, type]] = {
     "hf-token": str,
     "dtype": str,
     "quantization": str,
+    "quantization-data": str,
     "load-format": str,
     "max-model-len": int,
     "max-num-seqs": int,
