@@ -42,8 +42,10 @@ def operand(x: Tensor, arithmetic: str, isa: str, *, is_weight: bool = False) ->
     """x [rows, depth], bfloat16 values, as a product multiplies it: what arithmetic rounds is its definition."""
     if arithmetic == "int8":
         has_vnni = isa in ("avx512_bf16", "amx", "amx_emulated")
-        steps = 127 if has_vnni else 64 if is_weight else 63
-        return fixed_point(x, steps, x.shape[1] if isa.startswith("amx") else 128)
+        run = x.shape[1] if isa.startswith("amx") else 128
+        if is_weight:
+            return fixed_point(x, 127 if has_vnni else 64, run)
+        return byte_steps(x, 255 if has_vnni else 127, run)
     return fixed_point(x) if arithmetic == "bfloat16" and isa == "avx2" else x
 
 
@@ -55,6 +57,16 @@ def fixed_point(x: Tensor, steps: int = 4095, run: int = 128) -> Tensor:
     # A number / tensor rounds twice.
     integers = (runs * (torch.full_like(largest, steps) / largest)).nan_to_num().round()
     return (integers * (largest / steps)).flatten(1)[:, :depth]
+
+
+def byte_steps(x: Tensor, steps: int, run: int) -> Tensor:
+    """x [rows, depth] float32 to `steps` equal steps between the least and the largest of each `run` numbers of a row."""
+    depth = x.shape[1]
+    runs = torch.nn.functional.pad(x, (0, -depth % run)).unflatten(1, (-1, run))
+    least = runs.amin(-1, keepdim=True)
+    size = runs.amax(-1, keepdim=True) - least
+    integers = ((runs - least) * (torch.full_like(size, steps) / size)).nan_to_num().round()
+    return (integers.double() * (size / steps) + least).flatten(1)[:, :depth].to(x.dtype)
 
 
 def poisoned(*shape: int, device: str = "cpu") -> Tensor:

@@ -199,12 +199,14 @@ def test_fixed_point_is_finer_than_bfloat16() -> None:
 
 @pytest.mark.parametrize("in_features", [8, 128, 300])
 def test_int8_linear_is_exact_on_small_integers(isa: str, in_features: int) -> None:
-    """Whole numbers that the scales hold as they are: every product, zero point and padding then comes out exact."""
+    """Whole numbers that the scales hold as they are: every product, offset and padding then comes out exact."""
     generator = torch.Generator().manual_seed(5)
-    steps = 127 if isa in ("avx512_bf16", "amx", "amx_emulated") else 63
-    x = torch.randint(-steps, steps + 1, (19, in_features), generator=generator).float()
-    weight = torch.randint(-steps - (steps == 63), steps + 1, (40, in_features), generator=generator).float()
-    x[:, ::128], weight[:, ::128] = steps, steps + (steps == 63)  # the largest of each run makes its scale 1
+    has_vnni = isa in ("avx512_bf16", "amx", "amx_emulated")
+    steps, largest = (255, 127) if has_vnni else (127, 64)
+    x = torch.randint(-50, steps - 49, (19, in_features), generator=generator).float()
+    weight = torch.randint(-largest, largest + 1, (40, in_features), generator=generator).float()
+    # The ends of each run, which make its scale 1.
+    x[:, ::128], x[:, 1::128], weight[:, ::128] = -50, steps - 50, largest
     assert torch.equal(run(x, ops.pack_weight(weight, None, "int8")), x @ weight.T)
 
 

@@ -9,12 +9,12 @@ struct TileInt8 {
   static constexpr int kCols = 32;
   static constexpr int kDepth = 64;
   // An input panel arrives as float32, row by row of a block (put_input), and is sealed in place: [depth blocks][kRows]
-  // [kDepth] bytes, then the rows' scales.
+  // [kDepth] bytes, then the rows' scales and their least numbers.
   static constexpr std::int64_t kPanelBlockBytes = kRows * kDepth * 4;
   static constexpr std::int64_t kSealedBlockBytes = 2 * kTileBytes;
-  // Two tiles of int8 quads; in a panel's first block followed by what each column's sum starts at, and its scale.
-  static constexpr std::int64_t kWeightStarts = 2 * kTileBytes;
-  static constexpr std::int64_t kWeightScales = kWeightStarts + kCols * 4;
+  // Two tiles of int8 quads; in a panel's first block followed by each column's scaled sum, and its scale.
+  static constexpr std::int64_t kWeightSums = 2 * kTileBytes;
+  static constexpr std::int64_t kWeightScales = kWeightSums + kCols * 4;
   static constexpr std::int64_t kWeightBlockBytes = kWeightScales + kCols * 4;
 
   static void put_input(char* panel, int row, std::int64_t col, Vec v) {
@@ -23,26 +23,26 @@ struct TileInt8 {
   }
 
   static void seal_panel(char* panel, int rows, std::int64_t num_blocks) {
-    std::int32_t largest[kRows] = {};
+    RunSpan spans[kRows];
     for (std::int64_t block = 0; block < num_blocks; ++block) {
       const float* from = reinterpret_cast<const float*>(panel + block * kPanelBlockBytes);
-      for (int r = 0; r < rows; ++r) {
-        const std::int32_t bits = largest_bits<kDepth>(from + r * kDepth);
-        largest[r] = bits > largest[r] ? bits : largest[r];
-      }
+      for (int r = 0; r < rows; ++r) spans[r].add<kDepth>(from + r * kDepth);
     }
-    float scales[kRows];
+    float scales[2 * kRows] = {};
     for (std::int64_t block = 0; block < num_blocks; ++block) {
       const float* from = reinterpret_cast<const float*>(panel + block * kPanelBlockBytes);
       char* to = panel + block * kSealedBlockBytes;
       for (int r = 0; r < rows; ++r) {
-        const RunScale scale(largest[r], kInputLargest);
-        const Vec factor = vec_set1(scale.to_int);
-        for (int i = 0; i < kDepth; i += kByteRun) store_bytes(from + r * kDepth + i, factor, to + r * kDepth + i);
+        const ByteScale scale(spans[r], kInputSteps);
+        const Vec least = vec_set1(scale.least), factor = vec_set1(scale.to_int);
+        for (int i = 0; i < kDepth; i += kByteRun) {
+          store_bytes(from + r * kDepth + i, least, factor, to + r * kDepth + i);
+        }
         scales[r] = scale.from_int;
+        scales[kRows + r] = scale.least;
       }
     }
-    memcpy(panel + num_blocks * kSealedBlockBytes, scales, static_cast<std::size_t>(rows) * sizeof(float));
+    memcpy(panel + num_blocks * kSealedBlockBytes, scales, sizeof scales);
   }
 
   static void pack_weight(const PackWeightParams& p, std::int64_t row, char* panel, int col) {
@@ -62,7 +62,7 @@ struct TileInt8 {
       reinterpret_cast<std::int8_t*>(tile)[(d % kDepth / 4 * 16 + col % 16) * 4 + d % 4] = value;
       sum += value;
     }
-    reinterpret_cast<std::int32_t*>(panel + kWeightStarts)[col] = -kInputZero * sum;
+    reinterpret_cast<float*>(panel + kWeightSums)[col] = static_cast<float>(sum) * scale.from_int;
     reinterpret_cast<float*>(panel + kWeightScales)[col] = scale.from_int;
   }
 
@@ -87,11 +87,13 @@ struct TileInt8 {
     TileGeometry::store_tiles(tile, both_rows);
     const float* row_scales = reinterpret_cast<const float*>(panel + num_blocks * kSealedBlockBytes);
     const float* col_scales = reinterpret_cast<const float*>(weights + kWeightScales);
+    const float* col_sums = reinterpret_cast<const float*>(weights + kWeightSums);
     for (int r = 0; r < rows; ++r) {
       for (int c = 0; c < kCols; c += kVecWidth) {
         float* at = tile + r * kCols + c;
-        const IntVec sum = _mm512_add_epi32(int_load(at), int_load(weights + kWeightStarts + c * 4));
-        vec_store(at, vec_mul(int_to_float(sum), vec_mul(vec_set1(row_scales[r]), vec_load(col_scales + c))));
+        const Vec scale = vec_mul(vec_set1(row_scales[r]), vec_load(col_scales + c));
+        const Vec offset = vec_mul(vec_set1(row_scales[kRows + r]), vec_load(col_sums + c));
+        vec_store(at, vec_fma(int_to_float(int_load(at)), scale, offset));
       }
     }
   }

@@ -1,9 +1,9 @@
 // Products of the int8 mode on vector units: every run of kDepth inputs of a token, and of a weight's row, shares one
-// float32 scale and becomes whole numbers, at most kInputLargest and kWeightLargest large. A run's products are exact
+// float32 scale and becomes whole numbers, up to kInputSteps and kWeightLargest. A run's products are exact
 // in int32; runs are added in float32 in order. Included inside an ISA's namespace after gemm_tiles.h and run_scale.h.
 //
-// Inputs are multiplied as unsigned bytes, kInputZero above their value; a weight's run carries what that adds, and the
-// sums start there.
+// Inputs are multiplied as unsigned bytes, above the least of their run; a weight's run carries its sum, by which that
+// least is multiplied.
 #pragma once
 
 #if defined(__AVX512F__)
@@ -18,13 +18,13 @@ struct Int8 {
   static constexpr int kDepth = 128;
   static constexpr int kOctets = kDepth / 8;
   // An input panel arrives as float32 (put_input) and is sealed in place: [depth blocks][kRows][kDepth] bytes, each
-  // block followed by the scales of its rows.
+  // block followed by the scales of its rows and their least numbers.
   static constexpr std::int64_t kPanelBlockBytes = kRows * kDepth * 4;
-  static constexpr std::int64_t kSealedBlockBytes = kRows * kDepth + kCacheLine;
-  static_assert(kRows * 4 <= kCacheLine);
-  // [kDepth / 4][kCols] quads of int8, then for every column -kInputZero * the sum of its run, and its scale.
-  static constexpr std::int64_t kWeightStarts = kDepth * kCols;
-  static constexpr std::int64_t kWeightScales = kWeightStarts + kCols * 4;
+  static constexpr std::int64_t kSealedBlockBytes = kRows * kDepth + 2 * kCacheLine;
+  static_assert(2 * kRows * 4 <= 2 * kCacheLine);
+  // [kDepth / 4][kCols] quads of int8, then for every column the scaled sum of its run, and its scale.
+  static constexpr std::int64_t kWeightSums = kDepth * kCols;
+  static constexpr std::int64_t kWeightScales = kWeightSums + kCols * 4;
   static constexpr std::int64_t kWeightBlockBytes = kWeightScales + kCols * 4;
 
   static void put_input(char* panel, int row, std::int64_t col, Vec v) {
@@ -36,15 +36,20 @@ struct Int8 {
     for (std::int64_t block = 0; block < num_blocks; ++block) {
       const float* from = reinterpret_cast<const float*>(panel + block * kPanelBlockBytes);
       char* to = panel + block * kSealedBlockBytes;
-      float scales[kRows];
+      float scales[2 * kRows] = {};
       for (int r = 0; r < rows; ++r) {
-        const RunScale scale(largest_bits<kDepth>(from + r * kDepth), kInputLargest);
-        const Vec factor = vec_set1(scale.to_int);
+        RunSpan span;
+        span.add<kDepth>(from + r * kDepth);
+        const ByteScale scale(span, kInputSteps);
+        const Vec least = vec_set1(scale.least), factor = vec_set1(scale.to_int);
         // In place: each step writes behind what it has read.
-        for (int i = 0; i < kDepth; i += kByteRun) store_bytes(from + r * kDepth + i, factor, to + r * kDepth + i);
+        for (int i = 0; i < kDepth; i += kByteRun) {
+          store_bytes(from + r * kDepth + i, least, factor, to + r * kDepth + i);
+        }
         scales[r] = scale.from_int;
+        scales[kRows + r] = scale.least;
       }
-      memcpy(to + kRows * kDepth, scales, static_cast<std::size_t>(rows) * sizeof(float));
+      memcpy(to + kRows * kDepth, scales, sizeof scales);
     }
   }
 
@@ -61,7 +66,7 @@ struct Int8 {
         reinterpret_cast<std::int8_t*>(block)[((d / 4) * kCols + col) * 4 + d % 4] = value;
         sum += value;
       }
-      reinterpret_cast<std::int32_t*>(block + kWeightStarts)[col] = -kInputZero * sum;
+      reinterpret_cast<float*>(block + kWeightSums)[col] = static_cast<float>(sum) * scale.from_int;
       reinterpret_cast<float*>(block + kWeightScales)[col] = scale.from_int;
     }
   }
@@ -75,7 +80,7 @@ struct Int8 {
 #pragma GCC unroll 16
       for (int r = 0; r < kUsedRows; ++r) {
 #pragma GCC unroll 8
-        for (int j = 0; j < kFmaVecs; ++j) acc[r][j] = int_load(weights + kWeightStarts + j * kVecWidth * 4);
+        for (int j = 0; j < kFmaVecs; ++j) acc[r][j] = int_zero();
       }
       for (int octet = 0; octet < kOctets; ++octet) {
         const char* x = panel + octet * 8;
@@ -97,13 +102,16 @@ struct Int8 {
       }
       const float* row_scales = reinterpret_cast<const float*>(panel + kRows * kDepth);
       const float* col_scales = reinterpret_cast<const float*>(weights + kWeightScales);
+      const float* col_sums = reinterpret_cast<const float*>(weights + kWeightSums);
 #pragma GCC unroll 16
       for (int r = 0; r < kUsedRows; ++r) {
 #pragma GCC unroll 8
         for (int j = 0; j < kFmaVecs; ++j) {
           float* at = tile + r * kCols + j * kVecWidth;
           const Vec scale = vec_mul(vec_set1(row_scales[r]), vec_load(col_scales + j * kVecWidth));
-          vec_store(at, vec_fma(int_to_float(acc[r][j]), scale, block == 0 ? vec_zero() : vec_load(at)));
+          const Vec before = block == 0 ? vec_zero() : vec_load(at);
+          const Vec offset = vec_fma(vec_set1(row_scales[kRows + r]), vec_load(col_sums + j * kVecWidth), before);
+          vec_store(at, vec_fma(int_to_float(acc[r][j]), scale, offset));
         }
       }
       panel += kSealedBlockBytes;

@@ -25,3 +25,33 @@ struct RunScale {
     from_int = !is_finite ? __builtin_nanf("") : is_zero ? 0.0f : largest / steps;
   }
 };
+
+// The span of a run of inputs: a number is least + from_int * a whole number up to `steps`, so that a run of one sign,
+// as activations leave it, loses no bit. NaN and infinity as above; a span below 1e-30 is taken as a constant.
+struct RunSpan {
+  Vec least = vec_set1(__builtin_inff()), most = vec_set1(-__builtin_inff());
+  IntVec bits = int_zero();
+
+  template <int kCount>
+  void add(const float* run) {
+    for (int i = 0; i < kCount; i += kVecWidth) {
+      const Vec v = vec_load(run + i);
+      least = vec_min(least, v);
+      most = vec_max(most, v);
+      bits = int_max(bits, magnitude_bits(v));
+    }
+  }
+};
+
+struct ByteScale {
+  float to_int, from_int, least;
+
+  ByteScale(const RunSpan& span, float steps) {
+    least = -vec_max_of(vec_sub(vec_zero(), span.least));
+    const float size = vec_max_of(span.most) - least;
+    const bool is_finite = int_max_of(span.bits) < 0x7F800000;
+    const bool is_constant = size < 1e-30f;
+    to_int = is_finite && !is_constant ? steps / size : 0.0f;
+    from_int = !is_finite ? __builtin_nanf("") : is_constant ? 0.0f : size / steps;
+  }
+};

@@ -2,18 +2,16 @@
 // Included inside an ISA's namespace after its vec_*.h.
 //
 // add_octets adds to each int32 lane the eight products of a token's unsigned bytes x0[4], x1[4] with its signed bytes
-// w0[4], w1[4]. Without VNNI the products meet in int16: kInputLargest and kWeightLargest are as large as four of them
+// w0[4], w1[4]. Without VNNI the products meet in int16: kInputSteps and kWeightLargest are as large as four of them
 // allow (2 * 2 * 127 * 64 < 2^15), so that nothing saturates.
 #pragma once
 
 #if defined(__AVX512VNNI__)
-constexpr int kInputLargest = 127;
+constexpr int kInputSteps = 255;  // the largest byte of an input
 constexpr int kWeightLargest = 127;
-constexpr int kInputZero = 128;  // what stands for 0 in an unsigned byte
 #else
-constexpr int kInputLargest = 63;
+constexpr int kInputSteps = 127;
 constexpr int kWeightLargest = 64;
-constexpr int kInputZero = 64;
 #endif
 
 #if defined(__AVX512F__)
@@ -42,11 +40,10 @@ inline IntVec add_octets(IntVec sum, IntVec x0, const char* x1, IntVec w0, IntVe
 #endif
 }
 
-// kByteRun floats times `factor`, rounded, plus kInputZero.
-inline void store_bytes(const float* from, Vec factor, char* to) {
-  const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(vec_mul(vec_load(from), factor)));
-  const __m128i zero = _mm_set1_epi8(static_cast<char>(kInputZero));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_add_epi8(bytes, zero));
+// (kByteRun floats - least) * factor, rounded: whole numbers from 0 to kInputSteps.
+inline void store_bytes(const float* from, Vec least, Vec factor, char* to) {
+  const IntVec integers = _mm512_cvtps_epi32(vec_mul(vec_sub(vec_load(from), least), factor));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(integers));
 }
 #elif defined(__AVX2__)
 using IntVec = __m256i;
@@ -86,15 +83,16 @@ inline IntVec add_octets(IntVec sum, IntVec x0, const char* x1, IntVec w0, IntVe
   return sum;
 }
 
-inline void store_bytes(const float* from, Vec factor, char* to) {
-  const auto integers = [&](int i) { return _mm256_cvtps_epi32(vec_mul(vec_load(from + i * kVecWidth), factor)); };
+inline void store_bytes(const float* from, Vec least, Vec factor, char* to) {
+  const auto integers = [&](int i) {
+    return _mm256_cvtps_epi32(vec_mul(vec_sub(vec_load(from + i * kVecWidth), least), factor));
+  };
   const __m256i low = _mm256_packs_epi32(integers(0), integers(1));
   const __m256i high = _mm256_packs_epi32(integers(2), integers(3));
   // The packs work within halves of a register: every four bytes of the result have to be put back in order.
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
   const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
-  const __m256i zero = _mm256_set1_epi8(static_cast<char>(kInputZero));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_add_epi8(bytes, zero));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bytes);
 }
 #else
 using IntVec = std::int32_t;
@@ -126,9 +124,9 @@ inline IntVec add_octets(IntVec sum, IntVec x0, const char* x1, IntVec w0, IntVe
   return add_quad(add_quad(sum, x0, w0), int_load(x1), w1);
 }
 
-inline void store_bytes(const float* from, Vec factor, char* to) {
-  const float integer = vec_round(vec_mul(*from, factor));
+inline void store_bytes(const float* from, Vec least, Vec factor, char* to) {
+  const float integer = vec_round(vec_mul(vec_sub(*from, least), factor));
   // A run with a NaN or infinity has a NaN for its scale: its bytes are multiplied and then count for nothing.
-  *to = static_cast<char>(kInputZero + (integer == integer ? static_cast<int>(integer) : 0));
+  *to = static_cast<char>(integer == integer ? static_cast<int>(integer) : 0);
 }
 #endif
