@@ -88,6 +88,22 @@ def test_the_seed_pages_overrides_give_the_same(kind: str, folders: dict[str, Pa
         assert config.architectures == RERANKERS[kind].overrides["architectures"]
 
 
+@pytest.mark.parametrize("kind", CONVERTED)
+def test_texts_that_carry_the_prompt_get_it_once(kind: str, folders: dict[str, Path]) -> None:
+    """Code written before there were templates formats both sides itself; a document alone cannot claim that."""
+    by_hand, _ = CASES[TEMPLATES[kind]]
+    for task in (None, "Find passages about batteries"):
+        text = by_hand(QUERY, "\0", task)
+        query, tail = text.split("\0")
+        with LLM(folders[kind], hf_overrides=RERANKERS[kind].overrides) as llm:
+            outputs = llm.score(query, [doc + tail for doc in DOCS[:5]])
+            assert [output.prompt_token_ids for output in outputs] == [
+                prompt(kind, QUERY, doc, task) for doc in DOCS[:5]
+            ]
+            (half,) = llm.score(QUERY, DOCS[0] + tail)
+            assert half.prompt_token_ids == prompt(kind, QUERY, DOCS[0] + tail)
+
+
 def test_instructions_reach_the_prompt(folders: dict[str, Path]) -> None:
     for kind in ("qwen3-reranker", "mxbai-rerank-v2"):
         with LLM(folders[kind]) as llm:

@@ -11,7 +11,7 @@ import reranker_tokenizers
 import tiny_models
 from assay.errors import ValidationError
 from assay.rendering import Renderer
-from assay.templated import ScoreTemplate, TemplatedPair, added_bos
+from assay.templated import ScoreTemplate, TemplatedPair, added_bos, ends_of
 from assay.templates import Template, template_source
 from assay.tokenize_options import tokenize_options
 from assay.tokenizer import Tokenizer
@@ -104,6 +104,18 @@ def test_instructions_stand_where_the_model_card_has_them(name: str, key: str) -
     task = "Find passages about batteries"
     assert template(name, **{key: task}).text(QUERY, DOC) == CASES[name][0](QUERY, DOC, task)
     assert template(name, **{key: ""}).text(QUERY, DOC) == CASES[name][0](QUERY, DOC)
+
+
+def test_the_ends_of_a_prompt_are_what_no_pair_changes() -> None:
+    for name, (by_hand, _) in CASES.items():
+        found = ends_of(Template(template_source(name)))
+        if name == "nemotron-rerank.jinja":
+            assert found is None, "it ends with the document"
+            continue
+        assert found is not None
+        for query, doc, task in (("a", "b", None), (QUERY, DOC, "Find it"), ("", "", "")):
+            text = by_hand(query, doc, task)
+            assert text.startswith(found[0]) and text.endswith(found[1])
 
 
 def test_gemmas_question_can_be_replaced() -> None:

@@ -25,7 +25,8 @@ class ScoreTemplate:
 
     variables: what else it may read (`instruction`, ...). prompt: a system message before every pair; takes_system: an
     instruction stands there too. added_bos: the token the tokenizer puts in front by itself, as text: where the
-    template writes it as well it is dropped, so that it is there once. frames: pairs without document, encoded already.
+    template writes it as well it is dropped, so that it is there once. ends: how every text of it begins and ends,
+    where pairs may come rendered already. frames: pairs without document, encoded already.
     """
 
     template: Template
@@ -33,6 +34,7 @@ class ScoreTemplate:
     prompt: str | None = None
     takes_system: bool = False
     added_bos: str | None = None
+    ends: tuple[str, str] | None = None
     frames: dict[str, Sequence] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def text(self, query: str, doc: str, *, has_special_tokens: bool = True) -> str:
@@ -43,6 +45,10 @@ class ScoreTemplate:
             messages.insert(0, {"role": "system", "content": system})
         text = self.template.render([self._message(message) for message in messages], **self.variables)
         return text.removeprefix(self.added_bos) if has_special_tokens and self.added_bos else text
+
+    def has_rendered(self, query: str, doc: str) -> bool:
+        """Whether the caller has put the prompt around the pair already: the two texts are then only joined."""
+        return self.ends is not None and query.startswith(self.ends[0]) and doc.endswith(self.ends[1])
 
     @property
     def _instruction(self) -> str | None:
@@ -110,6 +116,20 @@ class TemplatedPair:
     def _text(self, doc: str, options: TokenizeOptions) -> str:
         text = self.template.text(self.query, doc, has_special_tokens=options.add_special_tokens)
         return text.lower() if options.do_lower_case else text
+
+
+def ends_of(template: Template) -> tuple[str, str] | None:
+    """How every text of a template begins and ends; None where a pair stands at one of its ends."""
+    variables: tuple[dict[str, str], ...] = ({"instruction": "a"}, {"instruction": "b"}, {})
+    texts = [ScoreTemplate(template, each).text(mark, mark) for each, mark in zip(variables, "abc", strict=True)]
+    head, tail = _common_start(texts), _common_start([text[::-1] for text in texts])[::-1]
+    return (head, tail) if head and tail else None
+
+
+def _common_start(texts: list[str]) -> str:
+    first, last = min(texts), max(texts)
+    size = next((index for index, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[:size]
 
 
 def _encoded(tokenizer: Tokenizer, text: str, options: TokenizeOptions) -> Sequence:
