@@ -76,9 +76,7 @@ def test_ntk_frequencies_match_their_definition(mixed_b):
 def test_older_files_name_the_base_and_the_scaling_apart():
     new = HFConfig({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e4}})
     old = HFConfig({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 5e4})
-    for cos, want in zip(
-        read_rope(old, HEAD_DIM, 64).tables(64), read_rope(new, HEAD_DIM, 64).tables(64), strict=True
-    ):
+    for cos, want in zip(read_rope(old, HEAD_DIM, 64).tables(64), read_rope(new, HEAD_DIM, 64).tables(64), strict=True):
         assert torch.equal(cos, want)
     assert read_rope(HFConfig({}), HEAD_DIM, 64) == Rope("default", HEAD_DIM, 64, {"rope_theta": 10000.0})
 
