@@ -15,7 +15,7 @@ import torch
 import llms
 import tiny_models
 import tiny_rerankers
-from assay import LLM, PoolingParams, UnsupportedModelError, WeightsError
+from assay import LLM, ConfigError, PoolingParams, UnsupportedModelError, WeightsError
 from test_score_templates import CASES
 from tiny_rerankers import RERANKERS
 
@@ -174,6 +174,15 @@ def test_without_a_recipe_the_texts_are_joined_and_it_is_said_once(
     with caplog.at_level(logging.WARNING, "assay"), LLM(stranger, hf_overrides=overrides) as llm:
         llm.score(QUERY, DOCS[:3], chat_template="{{ messages[0].content }}")
     assert "without a template" not in caplog.text
+
+
+@pytest.mark.parametrize("head", [llms.CLASSIFIER, llms.TOKENS])
+def test_an_encoder_has_no_language_model_head_to_take_rows_of(head: str) -> None:
+    overrides = {"classifier_from_token": ["no", "yes"], "method": "from_2_way_softmax"}
+    with pytest.raises(ConfigError, match=f"make a head of a language model's; Bert{head} has none"):
+        llms.load(head, hf_overrides=overrides)
+    with llms.load(head, hf_overrides={"method": "a key of someone else's"}) as llm:
+        assert llm.labels
 
 
 def test_several_tokens_make_several_labels(stranger: Path) -> None:
