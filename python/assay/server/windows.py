@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 SLACK: Final = 64
 """One token in this many is left free: a piece of text may become a few more tokens than it was inside the whole."""
+MAX_OVERLAP: Final = 16
+"""A token is read at most this often: a small stride would make any text a load without bounds."""
 
 
 def window_size(room: int) -> int:
@@ -40,8 +42,12 @@ def window_spans(
 ) -> list[tuple[int, int]]:
     """Start and stop of every window over `count` tokens; together they cover them all."""
     stride = size if long_input.stride is None else long_input.stride
-    if stride > size:
-        raise refuse(f"long_input.stride ({stride}) must not be larger than a window ({size} tokens)", param="stride")
+    least = max(1, size // MAX_OVERLAP)
+    if not least <= stride <= size:
+        raise refuse(
+            f"long_input.stride ({stride}) must not be larger than a window ({size} tokens), nor below {least}",
+            param="long_input.stride",
+        )
     spans = []
     start = 0
     while True:
