@@ -1,4 +1,4 @@
-# Targets: demo, test, lint, bench, clean. Everything is installed into $(VENV), nothing outside the checkout changes.
+# Targets: demo, test, lint, bench, bench-server, clients, fuzz, clean. Everything is installed into $(VENV), nothing outside the checkout changes.
 # TORCH names the torch build to install first, e.g. make demo TORCH="torch --index-url <your CPU or CUDA wheel index>".
 
 VENV ?= .venv
@@ -12,15 +12,18 @@ SOURCES := pyproject.toml README.md CMakeLists.txt \
   $(shell find csrc cmake python -type f ! -name '*.so' ! -name '*.pyc' 2>/dev/null)
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench bench-server clients fuzz clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo    classify and rank sample texts with the bundled demo model"
-	@echo "make test    run the tests"
-	@echo "make lint    ruff, mypy --strict, clang-format"
-	@echo "make bench   measure reranking against other engines (installs them)"
-	@echo "make clean   remove build output and $(VENV)"
+	@echo "make demo          classify and rank sample texts with the bundled demo model"
+	@echo "make test          run the tests"
+	@echo "make lint          ruff, mypy --strict, clang-format"
+	@echo "make bench         measure reranking against other engines (installs them)"
+	@echo "make bench-server  measure the server against other servers, and its memory over 100,000 requests"
+	@echo "make clients       run real clients (cohere, openai, Haystack, ...) against a live server (installs them)"
+	@echo "make fuzz          fire 100,000 broken bodies at a live server, then schemathesis"
+	@echo "make clean         remove build output and $(VENV)"
 
 # One stamp per set of packages: a second run is quick, a changed source file installs the package again.
 $(VENV)/.torch:
@@ -63,6 +66,17 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.bench
 	$(BIN)/python bench/bench_rerank.py
 
+bench-server: $(VENV)/.bench
+	$(BIN)/python bench/bench_server.py
+	$(BIN)/python bench/bench_server_memory.py
+
+clients: $(VENV)/.dev
+	$(BIN)/python clients/run.py
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python fuzz/fuzz_server.py
+	$(BIN)/python fuzz/schemathesis_server.py
+
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache $(VENV)
-	find python tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+	find python tests bench clients fuzz -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,6 +19,7 @@ import machine
 import server_report
 import workload
 from bench_rerank import silence
+from live_server import exit_on_sigterm
 from ours import Assay
 from reference import max_abs_error
 from server_contenders import STARTS, ServerContender, ServerSetup, start_all
@@ -46,6 +47,7 @@ def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--patience", type=float, default=20.0, help="seconds to wait for a quiet machine per turn")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--contenders", default=",".join(STARTS), help="comma-separated, default: %(default)s")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_DOCUMENTS} documents, 1 round: a smoke test")
@@ -57,7 +59,7 @@ def parse_args() -> argparse.Namespace:
     if unknown:
         parser.error(f"--contenders: choose from {sorted(STARTS)}, got {sorted(unknown)}")
     if args.quick:
-        args.rounds = 1
+        args.rounds, args.patience = 1, 0.0
     return args
 
 
@@ -96,19 +98,21 @@ def open_workloads(singles: ServerWorkload, pairs_per_s: float) -> list[ServerWo
 
 
 def tune(
-    running: list[ServerContender], work: ServerWorkload, reference: contender.FloatArray
+    running: list[ServerContender], work: ServerWorkload, reference: contender.FloatArray, patience_s: float
 ) -> list[tuple[ServerContender, ServerMeasurement]]:
     """Per name the fastest setting for this workload, after a first load that warms it up and gives its scores."""
     chosen = []
     for name in dict.fromkeys(each.name for each in running):
         settings = [each for each in running if each.name == name]
-        errors, marks = {}, {}
+        errors: dict[str, float] = {}
+        marks: dict[str, float] = {}
         for each in settings:
             replies = send(load_for(each, work, keep_replies=True)).replies
             errors[each.settings] = max_abs_error(logits_of(replies, work.groups), reference)
-            marks[each.settings] = better(work, sample_server(each, work, -1)) if len(settings) > 1 else 0.0
-        best = min(settings, key=lambda each: marks[each.settings])
-        tuning = {setting: abs(mark) for setting, mark in marks.items()} if len(settings) > 1 else {}
+            if len(settings) > 1:
+                marks[each.settings] = better(work, sample_server(each, work, -1, patience_s))
+        best = min(settings, key=lambda each: marks.get(each.settings, 0.0))
+        tuning = {setting: abs(mark) for setting, mark in marks.items()}
         chosen.append((best, ServerMeasurement(name, work.name, best.settings, errors[best.settings], tuning)))
     return chosen
 
@@ -122,7 +126,7 @@ def run(
     while works:
         work = works.pop(0)
         reference = library.score(work.query, work.documents)
-        entrants = tune(running, work, reference)
+        entrants = tune(running, work, reference, args.patience)
         offline = ServerMeasurement(OFFLINE, work.name, library.settings, 0.0, {})
         turns: list[tuple[ServerContender | None, ServerMeasurement]] = [*entrants]
         if not work.rate_hz:
@@ -130,7 +134,10 @@ def run(
         for round_idx in range(args.rounds):
             shift = round_idx % len(turns)
             for each, measurement in turns[shift:] + turns[:shift]:
-                sample = sample_server(each, work, round_idx) if each else sample_offline(library, work, round_idx)
+                if each is None:
+                    sample = sample_offline(library, work, round_idx, args.patience)
+                else:
+                    sample = sample_server(each, work, round_idx, args.patience)
                 measurement.samples.append(sample)
         measurements = [measurement for _, measurement in turns]
         results.append((work, measurements))
@@ -143,6 +150,7 @@ def run(
 def main() -> None:
     """Start the servers, run, print, save."""
     args = parse_args()
+    exit_on_sigterm()
     os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
     silence()
     checkpoint = checkpoints.checkpoint_folder("minilm", args.cache)

@@ -23,7 +23,7 @@ import numpy as np
 import checkpoints
 import machine
 import workload
-from live_server import LiveServer
+from live_server import LiveServer, exit_on_sigterm
 from load_generator import Load, Times
 from plot import OUR_COLOUR
 from server_contenders import ServerSetup, start_assay
@@ -120,6 +120,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "assay-bench")
     parser.add_argument("--no-save", action="store_true", help="print only")
     args = parser.parse_args()
+    exit_on_sigterm()
     os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
     checkpoint = checkpoints.checkpoint_folder("minilm", args.cache)
     with start_assay(ServerSetup(checkpoint, args.cache / "server-logs", args.threads)).server as server:

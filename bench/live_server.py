@@ -21,6 +21,11 @@ class StartError(Exception):
     """The server did not come up; the message ends with the last lines it wrote."""
 
 
+def exit_on_sigterm() -> None:
+    """Leave by way of the `finally` blocks when asked to end, so that no server is left behind."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 def free_port() -> int:
     """A port of the loopback interface that nobody listens on."""
     with socket.socket() as probe:

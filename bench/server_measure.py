@@ -17,12 +17,12 @@ import numpy as np
 from contender import FloatArray
 from load_generator import Load, Times
 from machine import ForeignLoad
+from measure import CLEAN_CORES, wait_for_quiet
 from ours import Assay
 from server_contenders import ServerContender
 
 GENERATOR = Path(__file__).resolve().parent / "load_generator.py"
 GENERATOR_TIMEOUT_S = 1800
-SETTLE_S = 0.3
 OFFLINE = "offline"
 
 
@@ -81,6 +81,11 @@ class ServerMeasurement:
         """Median of a field over the rounds."""
         return statistics.median(getattr(sample, name) for sample in self.samples)
 
+    @property
+    def is_clean(self) -> bool:
+        """Whether other processes left most rounds alone."""
+        return self.median("foreign_cores") <= CLEAN_CORES
+
     def ends(self, name: str) -> tuple[float, float]:
         """Smallest and largest value of a field."""
         values = [getattr(sample, name) for sample in self.samples]
@@ -131,9 +136,11 @@ def summarise(round_idx: int, latencies_s: list[float], num_pairs: int, wall_s: 
     return ServerSample(round_idx, p50, p90, p99, num_pairs / wall_s, **cpu)
 
 
-def sample_server(contender: ServerContender, workload: ServerWorkload, round_idx: int) -> ServerSample:
+def sample_server(
+    contender: ServerContender, workload: ServerWorkload, round_idx: int, patience_s: float
+) -> ServerSample:
     """One load against a server."""
-    time.sleep(SETTLE_S)
+    wait_for_quiet(patience_s)
     used = contender.server.cpu_s
     with ForeignLoad() as load:
         start = time.perf_counter()
@@ -154,9 +161,9 @@ def sample_server(contender: ServerContender, workload: ServerWorkload, round_id
     )
 
 
-def sample_offline(library: Assay, workload: ServerWorkload, round_idx: int) -> ServerSample:
+def sample_offline(library: Assay, workload: ServerWorkload, round_idx: int, patience_s: float) -> ServerSample:
     """The same work by calling the library: pair by pair where latency is the question, else in one call."""
-    time.sleep(SETTLE_S)
+    wait_for_quiet(patience_s)
     documents = workload.documents
     library.score(workload.query, documents[:1])
     calls = [documents] if not workload.is_about_latency else [documents] * workload.num_requests

@@ -38,7 +38,7 @@ def row(work: ServerWorkload, measurement: ServerMeasurement, offline: ServerMea
         f"{measurement.median('p99_ms'):.2f}",
         against_offline(work, measurement, offline),
         f"{measurement.max_abs_error:.1e}",
-        f"{measurement.median('foreign_cores'):.2f}",
+        f"{measurement.median('foreign_cores'):.2f}{'' if measurement.is_clean else '!'}",
         measurement.settings,
     ]
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from texts import QUERY
 
-FLOOD_S = 3.0
 FULL_TIMEOUT_S = 20.0
 PROBE_PAUSE_S = 0.02
 CALIBRATION_ITEMS = 8
@@ -26,8 +25,8 @@ class FloodError(Exception):
 class Flood:
     """A context in which the server is full when it is entered; leaving it waits for the end of the flood."""
 
-    def __init__(self, port: int, kind: str) -> None:
-        self._port, self._kind = port, kind
+    def __init__(self, port: int, kind: str, seconds: float) -> None:
+        self._port, self._kind, self._seconds = port, kind, seconds
         self._statuses: list[int] = []
         self._threads: list[threading.Thread] = []
 
@@ -54,11 +53,11 @@ class Flood:
             connection.close()
 
     def _count(self) -> int:
-        """Passages that keep the server busy for FLOOD_S."""
+        """Passages that keep the server busy for as long as is wanted."""
         self.post(self.body(CALIBRATION_ITEMS, "warm "))
         start = time.perf_counter()
         self.post(self.body(CALIBRATION_ITEMS, "measured "))
-        return max(CALIBRATION_ITEMS, int(CALIBRATION_ITEMS * FLOOD_S / (time.perf_counter() - start)))
+        return max(CALIBRATION_ITEMS, int(CALIBRATION_ITEMS * self._seconds / (time.perf_counter() - start)))
 
     def _run(self, body: dict[str, Any]) -> None:
         """Send one request; where a probe is in its way, again."""
@@ -77,12 +76,16 @@ class Flood:
         deadline = time.monotonic() + FULL_TIMEOUT_S
         while self.post({"query": "q", "documents": ["probe"], "input": ["probe"]}) != 429:
             if time.monotonic() > deadline or self._statuses:
+                self._join()
                 raise FloodError(f"the server was never full; the flood ended with {self._statuses}")
             time.sleep(PROBE_PAUSE_S)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def _join(self) -> None:
         for thread in self._threads:
             thread.join()
+
+    def __exit__(self, *_: object) -> None:
+        self._join()
         if self._statuses != [200] * NUM_REQUESTS:
             raise FloodError(f"the flood, sent to an idle server, ended with {self._statuses}")

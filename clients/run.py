@@ -17,6 +17,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
 import record
 from cases import CASES, SECOND_LOOK, Case
 from environments import Environment, InstallError
+from live_server import exit_on_sigterm
 from program import Program, ProgramError
 from proxy import Proxy
 from scenarios import Outcome, Stage, scenarios_of
@@ -100,6 +101,7 @@ def main() -> int:
     parser.add_argument("--record", action="store_true", help="write what the clients send to tests/fixtures")
     parser.add_argument("--upgrade", action="store_true", help="install the newest releases again")
     args = parser.parse_args()
+    exit_on_sigterm()
     chosen = [case for case in CASES if args.only in case.name]
     environments, failed = prepared_environments(chosen, upgrade=args.upgrade)
     runnable = [case for case in chosen if case.environment in environments]

@@ -10,7 +10,6 @@ import http.client
 import itertools
 import json
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -22,14 +21,15 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
 import tiny_models
+from client_bodies import posts
 from judge import complaint
-from live_server import LiveServer, assay_command, free_port
+from live_server import LiveServer, exit_on_sigterm
 from mutate import Mutator, Recorded, Shot
+from tiny_server import BUILD, NAME, tiny_server
 
-ROOT = Path(__file__).resolve().parents[1]
-BODIES = ROOT / "tests" / "fixtures" / "client_bodies"
 TIMEOUT_S = 60.0
 VALID_PAUSE_S = 0.02
+REPORT_S = 30.0
 SHOWN_FAILURES = 10
 
 
@@ -39,6 +39,7 @@ class Report:
 
     statuses: Counter[int] = field(default_factory=Counter)
     failures: list[dict[str, Any]] = field(default_factory=list)
+    slowest: list[tuple[float, int]] = field(default_factory=list)
     num_valid: int = 0
     valid_errors: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -75,22 +76,12 @@ class Client:
         self.connection = self._connect(self.port)
 
 
-def recorded_bodies(model: str) -> list[Recorded]:
-    """The bodies of all recorded calls, aimed at `model`."""
-    found = []
-    for path in sorted(BODIES.glob("*.json")):
-        for call in json.loads(path.read_text(encoding="utf-8"))["requests"]:
-            if call["method"] == "POST":
-                body = call["body"]
-                found.append(Recorded(call["path"], body | {"model": model} if "model" in body else body))
-    return found
-
-
 def fire(port: int, mutator: Mutator, numbers: Any, stop: int, report: Report) -> None:
     """One thread's share of the shots: the next number nobody has taken, until `stop`."""
     client = Client(port)
     while (number := next(numbers)) < stop:
         shot = mutator.shot(number)
+        start = time.monotonic()
         try:
             status, content_type, body = client.post(shot.path, shot.body, shot.headers)
             problem = complaint(status, content_type, body)
@@ -98,6 +89,7 @@ def fire(port: int, mutator: Mutator, numbers: Any, stop: int, report: Report) -
             status, body, problem = 0, b"", f"no reply: {type(err).__name__}: {err}"
         with report.lock:
             report.statuses[status] += 1
+            report.slowest = sorted([*report.slowest, (time.monotonic() - start, number)])[-SHOWN_FAILURES:]
             if problem:
                 report.failures.append(describe(shot, problem, body))
 
@@ -161,11 +153,12 @@ def run(server: LiveServer, mutator: Mutator, first: int, stop: int, num_threads
     for gunner in gunners:
         gunner.start()
     start = time.monotonic()
-    while any(gunner.is_alive() for gunner in gunners):
-        gunners[0].join(timeout=30)
+    while alive := [gunner for gunner in gunners if gunner.is_alive()]:
+        alive[0].join(timeout=REPORT_S)
         fired = report.statuses.total()
         rate = fired / (time.monotonic() - start)
-        print(f"{fired} bodies, {rate:.0f}/s, {len(report.failures)} failures, RSS {server.rss_bytes >> 20} MiB")
+        state = f"RSS {server.rss_bytes >> 20} MiB" if server.is_running else "the server is gone"
+        print(f"{fired} bodies, {rate:.0f}/s, {len(report.failures)} failures, {state}", flush=True)
         if not server.is_running:
             break
     done.set()
@@ -177,27 +170,26 @@ def main() -> int:
     """Fire, report, say whether all went well."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bodies", type=int, default=100_000)
+    parser.add_argument("--first", type=int, default=0, help="number of the first shot")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--only", type=int, help="fire this shot alone, and show it")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="assay-fuzz-") as folder:
-        model = tiny_models.make(Path(folder) / "reranker", "Bert", "ForSequenceClassification", num_labels=1, seed=3)
-        mutator = Mutator(recorded_bodies("reranker"), args.seed)
-        port = free_port()
-        command = assay_command(model, port, "--served-model-name", "reranker")
-        log = ROOT / "build" / "fuzz" / "server.log"
-        with LiveServer(command, port, log) as server:
-            first, stop = (args.only, args.only + 1) if args.only is not None else (0, args.bodies)
-            report = run(server, mutator, first, stop, 1 if args.only is not None else args.threads)
-            is_running, pid = server.is_running, server.process.pid
+    exit_on_sigterm()
+    mutator = Mutator([Recorded(post["path"], post["body"]) for post in posts(NAME)], args.seed)
+    with tiny_server() as server:
+        first, stop = (args.only, args.only + 1) if args.only is not None else (args.first, args.first + args.bodies)
+        report = run(server, mutator, first, stop, 1 if args.only is not None else args.threads)
+        is_running, pid = server.is_running, server.process.pid
     if args.only is not None:
         print(json.dumps(describe(mutator.shot(args.only), f"{dict(report.statuses)}", b""), indent=1))
     print(f"statuses: {dict(sorted(report.statuses.items()))}")
+    slowest = ", ".join(f"{number} ({seconds:.1f} s)" for seconds, number in reversed(report.slowest))
+    print(f"slowest: {slowest}")
     print(f"valid stream: {report.num_valid} requests, {len(report.valid_errors)} errors {report.valid_errors[:3]}")
-    print(f"server: process {pid} {'lived through it' if is_running else f'died, see {log}'}")
+    print(f"server: process {pid} {'lived through it' if is_running else f'died, see {server.log}'}")
     if report.failures:
-        path = ROOT / "build" / "fuzz" / "failures.json"
+        path = BUILD / "failures.json"
         path.write_text(json.dumps(report.failures, indent=1) + "\n")
         print(f"{len(report.failures)} failures, all in {path}:")
         for failure in report.failures[:SHOWN_FAILURES]:

@@ -74,3 +74,9 @@ def missing(reply: Any, read: str) -> str | None:
         return f"{read}: nothing there"
     wrong = [value for value in values if not isinstance(value, TYPES[kind])]
     return f"{read}: got {wrong[:3]}" if wrong else None
+
+
+def posts(model: str) -> list[dict[str, Any]]:
+    """Every recorded POST, aimed at the model of that name."""
+    requests = [request for call in recorded_calls() for request in call.requests if request["method"] == "POST"]
+    return [r | {"body": r["body"] | ({"model": model} if "model" in r["body"] else {})} for r in requests]

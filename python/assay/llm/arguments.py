@@ -59,7 +59,10 @@ _ONLY: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
     "download_dir": ((None,), "set the environment variable HF_HUB_CACHE"),
     "disable_sliding_window": ((False,), ""),
     "task": ((None,), "use pooler_config=PoolerConfig(task=...)"),
-    "model_impl": (("auto", "vllm"), "models run on this package's own implementations"),
+    "model_impl": (
+        ("auto", "vllm", "transformers"),
+        "'vllm' is this package's own implementations, 'transformers' that library's code on our kernels",
+    ),
     "worker_cls": (("auto",), ""),
     "worker_extension_cls": (("", None), ""),
     "kv_transfer_config": ((None,), ""),

@@ -65,10 +65,13 @@ class Plan:
     max_model_len_source: str
 
 
-def make_plan(files: ModelFiles, hf_config: HFConfig, pooler_config: PoolerConfig) -> Plan:
-    """Decide how a model runs; raises UnsupportedModelError or ConfigError that says what is in the way."""
+def make_plan(files: ModelFiles, hf_config: HFConfig, pooler_config: PoolerConfig, model_impl: str = "auto") -> Plan:
+    """Decide how a model runs; raises UnsupportedModelError or ConfigError that says what is in the way.
+
+    model_impl: see `registry.resolve`.
+    """
     modules = read_modules(files)
-    architecture, family, suffix = resolve(hf_config, modules is not None)
+    architecture, family, suffix = resolve(hf_config, modules is not None, model_impl)
     head_shape = family.configure_head(hf_config, family.heads[suffix]) if suffix in family.heads else None
     head = _head_kind(head_shape)
     probe = {} if files.head_folder is None else read_json(files.head_folder / "config.json")

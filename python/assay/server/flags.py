@@ -45,6 +45,7 @@ def _add_engine(group: argparse._ArgumentGroup) -> None:
 ENGINE_OPTIONS: Final[dict[str, type]] = {
     "runner": str,
     "convert": str,
+    "model-impl": str,
     "tokenizer": str,
     "tokenizer-mode": str,
     "skip-tokenizer-init": bool,
