@@ -11,7 +11,8 @@ import pytest
 import llms
 from assay.errors import ConfigError, MissingExtra
 from assay.server import launch
-from assay.server.flags import ENGINE_OPTIONS, parse, parser
+from assay.server.command_line import parse
+from assay.server.flags import ENGINE_OPTIONS, parser
 from assay.server.settings import ModelSpec, ServerSettings
 from assay.server.tracing import Tracing
 
