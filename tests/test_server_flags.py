@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +170,10 @@ def test_help_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     for action in parser("assay serve")._actions:
         for option in action.option_strings:
             assert option in shown
+
+
+@pytest.mark.parametrize(("arguments", "limit"), [([], launch.DEFAULT_QUEUED_TOKENS), (["--max-queued-tokens", "7"], 7)])
+def test_work_that_waits_is_bounded_unless_told_otherwise(arguments, limit):
+    with ExitStack() as stack:
+        (model,) = launch.load_models(parse([str(llms.folder()), *arguments], "assay serve"), stack)
+        assert model.llm.llm_engine.vllm_config.scheduler_config.max_queued_tokens == limit
