@@ -172,7 +172,9 @@ def test_help_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
             assert option in shown
 
 
-@pytest.mark.parametrize(("arguments", "limit"), [([], launch.DEFAULT_QUEUED_TOKENS), (["--max-queued-tokens", "7"], 7)])
+@pytest.mark.parametrize(
+    ("arguments", "limit"), [([], launch.DEFAULT_QUEUED_TOKENS), (["--max-queued-tokens", "7"], 7)]
+)
 def test_work_that_waits_is_bounded_unless_told_otherwise(arguments, limit):
     with ExitStack() as stack:
         (model,) = launch.load_models(parse([str(llms.folder()), *arguments], "assay serve"), stack)
