@@ -15,6 +15,7 @@ from assay.files import resolve_model
 from assay.models import check_model
 from parity import float32_budget, load, max_error, run
 from tiny_decoders import CASES, LENGTHS, TinyDecoder, answers, make_model, save
+from tiny_models import byte_bpe_tokenizer
 
 SHORT = [idx for idx, length in enumerate(LENGTHS) if length <= 64]
 
@@ -324,6 +325,19 @@ def test_a_whole_classify_call(name, kind, tmp_path_factory):
     assert max_error(ours, [row.softmax(0) for row in expected.float32]) <= 1e-4
 
 
+@pytest.mark.parametrize("name", ["qwen3", "modernbert"])
+def test_texts_and_pairs_agree_with_transformers(name, tmp_path):
+    from assay.doctor import examine, inputs
+
+    case, tokenizer = CASES[name], byte_bpe_tokenizer()
+    special = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    model = make_model(TinyDecoder(case.class_name, case.head, {**case.config, **special}))
+    folder = save(model, tmp_path / "m", {})
+    tokenizer.save_pretrained(folder)
+    report = examine(str(folder), examples=inputs.built_in(with_pairs=True)[::4])
+    assert report.cause.kind == "none", report.cause
+
+
 def test_a_bfloat16_checkpoint_stays_bfloat16(copy, tmp_path_factory):
     expected = answers(tmp_path_factory, "gemma")
     folder = copy("gemma", lambda tensors: {key: value.to(torch.bfloat16) for key, value in tensors.items()})
@@ -332,6 +346,12 @@ def test_a_bfloat16_checkpoint_stays_bfloat16(copy, tmp_path_factory):
     ours = run(model, [Sequence(expected.ids[idx]) for idx in SHORT])
     exact = [expected.float32[idx] for idx in SHORT]
     assert max_error(ours, exact) <= 1.1 * max_error(expected.bfloat16, expected.float32)
+
+
+def test_layers_share_the_tables_they_have_in_common(tmp_path_factory):
+    for name, count in (("qwen2", 1), ("gemma2", 1), ("gemma3", 2), ("gpt2", 0)):
+        ropes = load(answers(tmp_path_factory, name).folder).backbone.ropes
+        assert len({id(rope) for rope in ropes if rope is not None}) == count
 
 
 def test_working_memory_follows_the_length_that_is_asked_for(tmp_path_factory):

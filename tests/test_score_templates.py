@@ -11,7 +11,7 @@ import reranker_tokenizers
 import tiny_models
 from assay.errors import ValidationError
 from assay.rendering import Renderer
-from assay.templated import ScoreTemplate, TemplatedPair, added_bos
+from assay.templated import ScoreTemplate, TemplatedPair, added_bos, ends_of
 from assay.templates import Template, template_source
 from assay.tokenize_options import tokenize_options
 from assay.tokenizer import Tokenizer
@@ -106,6 +106,18 @@ def test_instructions_stand_where_the_model_card_has_them(name: str, key: str) -
     assert template(name, **{key: ""}).text(QUERY, DOC) == CASES[name][0](QUERY, DOC)
 
 
+def test_the_ends_of_a_prompt_are_what_no_pair_changes() -> None:
+    for name, (by_hand, _) in CASES.items():
+        found = ends_of(Template(template_source(name)))
+        if name == "nemotron-rerank.jinja":
+            assert found is None, "it ends with the document"
+            continue
+        assert found is not None
+        for query, doc, task in (("a", "b", None), (QUERY, DOC, "Find it"), ("", "", "")):
+            text = by_hand(query, doc, task)
+            assert text.startswith(found[0]) and text.endswith(found[1])
+
+
 def test_gemmas_question_can_be_replaced() -> None:
     text = template("bge-reranker-v2-gemma.jinja", prompt="Is B true?").text(QUERY, DOC)
     assert text == f"A: {QUERY}\nB: {DOC}\nIs B true?"
@@ -192,3 +204,33 @@ def test_errors_name_the_pair() -> None:
     with pytest.raises(ValidationError) as caught:
         renderer.render(prompts, tokenize_options(None, 50))
     assert caught.value.__notes__ == ["in prompts[1]"]
+
+
+def test_a_cut_pair_says_so_and_how_long_it_was() -> None:
+    ours = tokenizer("qwen3_reranker.jinja")
+    renderer = Renderer(ours, ours.max_token_id + 1, 0)
+    pairs: list[Any] = [TemplatedPair(template("qwen3_reranker.jinja"), QUERY, doc) for doc in (DOC, DOC * 30, LONG)]
+    sizes = [len(sequence) for sequence in renderer.render(pairs, tokenize_options(None, 10**6))]
+    limit = sizes[0] + 200
+    short, long, longest = renderer.render(pairs, tokenize_options({"truncate_prompt_tokens": limit}, MAX_MODEL_LEN))
+    assert (short.is_truncated, short.num_tokens_before_truncation) == (False, sizes[0])
+    assert (long.is_truncated, long.num_tokens_before_truncation) == (True, sizes[1])
+    assert (longest.is_truncated, longest.num_tokens_before_truncation) == (True, None), "not counted to its end"
+
+
+def test_prompts_of_several_kinds_keep_their_places() -> None:
+    ours = tokenizer("qwen3_reranker.jinja")
+    renderer = Renderer(ours, ours.max_token_id + 1, 0)
+    pair = TemplatedPair(template("qwen3_reranker.jinja"), QUERY, LONG)
+    prompts: list[Any] = ["a text", pair, [1, 2, 3], (QUERY, DOC), pair]
+    for kwargs in ({}, {"truncate_prompt_tokens": 500}):
+        options = tokenize_options(kwargs, MAX_MODEL_LEN)
+        together = renderer.render(prompts, options)
+        assert together == [renderer.render([prompt], options)[0] for prompt in prompts]
+
+
+def test_lower_case_is_for_all_of_a_pair() -> None:
+    name = "qwen3_reranker.jinja"
+    for kwargs in ({}, {"truncate_prompt_tokens": 2000}):
+        ids = render(name, QUERY.upper(), DOC, do_lower_case=True, **kwargs)
+        assert ids == CASES[name][1]()(qwen3_prompt(QUERY, DOC).lower())["input_ids"]

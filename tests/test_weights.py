@@ -221,7 +221,7 @@ def test_integer_weights_are_refused(bert):
             r"Model architectures \['BertForMaskedLM'\] are not supported for now",
         ),
         (
-            {"architectures": ["DebertaV2ForSequenceClassification"]},
+            {"architectures": ["NoSuchForSequenceClassification"]},
             "Supported architectures: .*BertForSequenceClassification",
         ),
     ],

@@ -9,7 +9,7 @@ from assay import ops
 from assay.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch import Tensor
 
@@ -148,11 +148,15 @@ class ClassifierHead:
     norm: LayerNorm | None = None
     logit_mean: float | None = None
     logit_sigma: float | None = None
+    before: Callable[[Tensor], Tensor] | None = None
+    """Computed ahead of everything else, row by row: modules that came with the model."""
 
     def __call__(self, pooled: Tensor, use_activation: Tensor) -> Tensor:
         """Scores [num_rows, num_labels] of pooled [num_rows, hidden_size]; use_activation uint8 [num_rows]."""
         import torch
 
+        if self.before is not None:
+            pooled = self.before(pooled)
         dense = self.dense
         if self.norm is not None:  # between the two products, which the kernel would run as one
             pooled = pooled if dense is None else dense(pooled, activation=self.dense_activation)

@@ -3,38 +3,44 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from assay.batch import Sequence
 from assay.errors import ConfigError, ValidationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from assay.content import Content
     from assay.tokenize_options import TokenizeOptions
     from assay.tokenizer import Tokenizer
 
 
-class Fitted(NamedTuple):
-    """A text that fits. is_cut: something is missing; num_tokens_before: its tokens with that, where they are known."""
-
-    text: str
-    is_cut: bool = False
-    num_tokens_before: int | None = None
-
-
 class Deferred(Protocol):
-    """A prompt whose text is made when it is its turn to be tokenised. Its length is about the text's characters."""
+    """A prompt whose text is made when it is its turn to be tokenised."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """About how many characters it will have."""
+        ...
 
-    def fitted(self, tokenizer: Tokenizer, options: TokenizeOptions) -> Fitted:
-        """The text, of at most options.truncate_to tokens where that is set; raises ValidationError."""
+    def text(self, options: TokenizeOptions) -> str:
+        """All of it; raises ValidationError."""
+        ...
+
+    def is_long(self, options: TokenizeOptions) -> bool:
+        """Whether it is so long that counting all of its tokens would be a waste."""
+        ...
+
+    def fitted(self, tokenizer: Tokenizer, options: TokenizeOptions) -> Sequence:
+        """As much of it as has options.truncate_to tokens; raises ValidationError."""
         ...
 
 
 Plain: TypeAlias = "str | tuple[str, str] | list[int]"
 """A text, a text pair or token ids."""
 Renderable: TypeAlias = "Plain | Deferred"
+_PLAIN = (str, tuple, list)
 
 
 class Renderer:
@@ -59,55 +65,59 @@ class Renderer:
         first_ones: per prompt, the index of the first token of type 1 (compressed_token_type_ids), or None.
         first_texts: keeps what the first texts of pairs are encoded to, for further calls with the same options.
         """
-        is_noted = first_index + len(prompts) > 1
-        fitted: dict[int, Fitted] = {}
-        plain = []
+        first = first_index if first_index + len(prompts) > 1 else None
+        sequences = []
+        plain = self._encode([prompt for prompt in prompts if isinstance(prompt, _PLAIN)], options, first_texts)
+        deferred = self._encode_deferred(prompts, options, first)
         for position, prompt in enumerate(prompts):
-            try:
-                plain.append(self._plain(prompt, options, fitted, position))
-            except ValidationError as err:
-                if is_noted:
-                    err.add_note(f"in prompts[{first_index + position}]")
-                raise
-        sequences = self._encode(plain, options, first_texts)
-        for position, text in fitted.items():
-            if text.is_cut:
-                sequences[position] = dataclasses.replace(
-                    sequences[position], is_truncated=True, num_original=text.num_tokens_before
-                )
-        for position, sequence in enumerate(sequences):
-            try:
-                is_text = not isinstance(plain[position], list)
-                sequence = self._sized(sequence, options, is_text)
+            sequence = next(plain if isinstance(prompt, _PLAIN) else deferred)
+            with _naming(first, position):
+                sequence = self._sized(sequence, options, not isinstance(prompt, list))
                 if first_ones is not None and first_ones[position] is not None:
                     sequence = self._with_types(sequence, first_ones[position])
-            except ValidationError as err:
-                if is_noted:
-                    err.add_note(f"in prompts[{first_index + position}]")
-                raise
-            sequences[position] = sequence
+            sequences.append(sequence)
         return sequences
 
-    def _plain(self, prompt: Renderable, options: TokenizeOptions, fitted: dict[int, Fitted], position: int) -> Plain:
-        """The prompt itself, or the text of a deferred one, which is noted in `fitted`."""
-        if isinstance(prompt, str | tuple | list):
-            return prompt
-        if self.tokenizer is None:
-            raise ValidationError("You cannot pass text prompts when `skip_tokenizer_init=True`")
-        fitted[position] = prompt.fitted(self.tokenizer, options)
-        return fitted[position].text
+    def _encode_deferred(
+        self, prompts: list[Renderable], options: TokenizeOptions, first: int | None
+    ) -> Iterator[Sequence]:
+        """Sequences of the deferred prompts, of at most options.truncate_to tokens."""
+        deferred = {position: prompt for position, prompt in enumerate(prompts) if not isinstance(prompt, _PLAIN)}
+        texts: dict[int, str] = {}
+        for position, prompt in deferred.items():
+            with _naming(first, position):
+                texts[position] = prompt.text(options)
+        if options.truncate_to is None or self.tokenizer is None:
+            yield from self._encode([*texts.values()], options, None)
+            return
+        self._check_lowering(options)
+        counted = [position for position, prompt in deferred.items() if not prompt.is_long(options)]
+        encoded = self.tokenizer.encode_batch(
+            [texts[position] for position in counted], add_special_tokens=options.add_special_tokens
+        )
+        whole = dict(zip(counted, encoded, strict=True))
+        for position, prompt in deferred.items():
+            sequence = whole.get(position)
+            if sequence is None or len(sequence) > options.truncate_to:
+                num_original = None if sequence is None else len(sequence)
+                with _naming(first, position):
+                    sequence = prompt.fitted(self.tokenizer, options)
+                if sequence.is_truncated:
+                    sequence = dataclasses.replace(sequence, num_original=num_original)
+            yield sequence
 
     def _encode(
         self, prompts: list[Plain], options: TokenizeOptions, first_texts: dict[str, Content] | None
-    ) -> list[Sequence]:
+    ) -> Iterator[Sequence]:
         """Sequences before padding and checks; all texts go through the tokenizer at once."""
         texts = [prompt for prompt in prompts if not isinstance(prompt, list)]
         if not texts:
-            return [Sequence(prompt) for prompt in prompts if isinstance(prompt, list)]
+            return iter([Sequence(prompt) for prompt in prompts if isinstance(prompt, list)])
         if self.tokenizer is None:
             raise ValidationError("You cannot pass text prompts when `skip_tokenizer_init=True`")
-        if options.do_lower_case is not None:
-            texts = [self._lowered(text, options.do_lower_case) for text in texts]
+        self._check_lowering(options)
+        if options.do_lower_case:
+            texts = [text.lower() if isinstance(text, str) else (text[0].lower(), text[1].lower()) for text in texts]
         if options.truncate_to is None:
             limit = options.max_length * self.tokenizer.max_chars_per_token
             for text in texts:
@@ -122,18 +132,14 @@ class Renderer:
             only_second=options.only_second,
             first_texts=first_texts,
         )
-        if len(encoded) == len(prompts):
-            return encoded
         results = iter(encoded)
-        return [Sequence(prompt) if isinstance(prompt, list) else next(results) for prompt in prompts]
+        if len(encoded) == len(prompts):
+            return results
+        return iter([Sequence(prompt) if isinstance(prompt, list) else next(results) for prompt in prompts])
 
-    def _lowered(self, text: str | tuple[str, str], lower: bool) -> str | tuple[str, str]:
-        assert self.tokenizer is not None
-        if not lower:
-            if self.tokenizer.do_lower_case:
-                raise ValidationError("do_lower_case=False cannot undo the do_lower_case of the model folder")
-            return text
-        return text.lower() if isinstance(text, str) else (text[0].lower(), text[1].lower())
+    def _check_lowering(self, options: TokenizeOptions) -> None:
+        if options.do_lower_case is False and self.tokenizer is not None and self.tokenizer.do_lower_case:
+            raise ValidationError("do_lower_case=False cannot undo the do_lower_case of the model folder")
 
     def _sized(self, sequence: Sequence, options: TokenizeOptions, is_text: bool) -> Sequence:
         ids = sequence.input_ids
@@ -190,6 +196,17 @@ class Renderer:
                 f"compressed_token_type_ids={first_one} needs token type 1, the model has {self._type_vocab_size} types"
             )
         return dataclasses.replace(sequence, token_type_ids=[0] * first_one + [1] * (size - first_one))
+
+
+@contextmanager
+def _naming(first: int | None, position: int) -> Iterator[None]:
+    """Let a ValidationError say which prompt it is about; `first` is the number of the first one, None for a single."""
+    try:
+        yield
+    except ValidationError as err:
+        if first is not None:
+            err.add_note(f"in prompts[{first + position}]")
+        raise
 
 
 def _check_characters(text: str | tuple[str, str], limit: int, max_length: int) -> None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from assay.errors import ValidationError
-from assay.rendering import Fitted
 from assay.text_limits import CHARS_PER_TOKEN, cut_texts
 
 if TYPE_CHECKING:
+    from assay.batch import Sequence
     from assay.templates import Template
     from assay.tokenize_options import TokenizeOptions
     from assay.tokenizer import Tokenizer
 
-_ADDED: Final = 8
-"""More tokens than any tokenizer adds to a text of its own accord."""
+MAX_FRAMES: Final = 256
+"""Queries of one call whose frame is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,8 @@ class ScoreTemplate:
 
     variables: what else it may read (`instruction`, ...). prompt: a system message before every pair; takes_system: an
     instruction stands there too. added_bos: the token the tokenizer puts in front by itself, as text: where the
-    template writes it as well it is dropped, so that it is there once.
+    template writes it as well it is dropped, so that it is there once. ends: how every text of it begins and ends,
+    where pairs may come rendered already. frames: pairs without document, encoded already.
     """
 
     template: Template
@@ -33,6 +34,8 @@ class ScoreTemplate:
     prompt: str | None = None
     takes_system: bool = False
     added_bos: str | None = None
+    ends: tuple[str, str] | None = None
+    frames: dict[str, Sequence] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def text(self, query: str, doc: str, *, has_special_tokens: bool = True) -> str:
         """The rendered pair. has_special_tokens: the tokenizer will add its own; raises ValidationError."""
@@ -42,6 +45,10 @@ class ScoreTemplate:
             messages.insert(0, {"role": "system", "content": system})
         text = self.template.render([self._message(message) for message in messages], **self.variables)
         return text.removeprefix(self.added_bos) if has_special_tokens and self.added_bos else text
+
+    def has_rendered(self, query: str, doc: str) -> bool:
+        """Whether the caller has put the prompt around the pair already: the two texts are then only joined."""
+        return self.ends is not None and query.startswith(self.ends[0]) and doc.endswith(self.ends[1])
 
     @property
     def _instruction(self) -> str | None:
@@ -65,48 +72,69 @@ class TemplatedPair:
         """About how many characters the rendered pair has."""
         return len(self.query) + len(self.doc) + len(self.template.template.source)
 
-    def fitted(self, tokenizer: Tokenizer, options: TokenizeOptions) -> Fitted:
-        """The rendered pair, of at most `options.truncate_to` tokens: the document gives, the rest stays whole.
+    def text(self, options: TokenizeOptions) -> str:
+        """The rendered pair, whole."""
+        return self._text(self.doc, options)
 
-        options.truncation_side "left" keeps the document's end. Raises ValidationError where even an empty document
+    def is_long(self, options: TokenizeOptions) -> bool:
+        """Whether the document is sure to be cut, but for very long words."""
+        return options.truncate_to is not None and len(self.doc) > CHARS_PER_TOKEN * options.truncate_to
+
+    def fitted(self, tokenizer: Tokenizer, options: TokenizeOptions) -> Sequence:
+        """The rendered pair with as much of the document as `options.truncate_to` tokens hold; the rest stays whole.
+
+        With a side of "left" the document's end is kept. Raises ValidationError where even an empty document
         leaves too much.
         """
-        text, limit = self._text(self.doc, options), options.truncate_to
-        if limit is None or _is_short(text, limit):
-            return Fitted(text)
-        size = None
-        if len(self.doc) <= CHARS_PER_TOKEN * limit:
-            size = _num_tokens(tokenizer, text, options)
-            if size <= limit:
-                return Fitted(text)
-        frame = _num_tokens(tokenizer, self._text("", options), options)
-        if frame > limit:
+        limit, side = options.truncate_to, options.truncation_side or options.cut_side or "right"
+        assert limit is not None
+        frame = self._frame(tokenizer, options)
+        if len(frame) > limit:
             raise ValidationError(
                 f"truncate_prompt_tokens={limit} leaves no room for the document: the query and the template alone "
-                f"take {frame} tokens"
+                f"take {len(frame)} tokens"
             )
-        budget = limit - frame
+        budget = limit - len(frame)
         while budget > 0:
-            (doc,) = cut_texts(tokenizer, [self.doc], budget, options.truncation_side or "right")
-            text = self._text(doc, options)
-            excess = _num_tokens(tokenizer, text, options) - limit
-            if excess <= 0:
-                return Fitted(text, doc != self.doc, size)
-            budget -= excess
-        return Fitted(self._text("", options), True, size)
+            (doc,) = cut_texts(tokenizer, [self.doc], budget, side)
+            sequence = _encoded(tokenizer, self._text(doc, options), options)
+            if len(sequence) <= limit:
+                return sequence if doc == self.doc else replace(sequence, is_truncated=True, num_original=None)
+            budget -= len(sequence) - limit
+        return replace(frame, is_truncated=bool(self.doc), num_original=None)
+
+    def _frame(self, tokenizer: Tokenizer, options: TokenizeOptions) -> Sequence:
+        """The pair without its document: the same for all documents of a query."""
+        text = self._text("", options)
+        frame = self.template.frames.get(text)
+        if frame is None:
+            frame = _encoded(tokenizer, text, options)
+            if len(self.template.frames) < MAX_FRAMES:
+                self.template.frames[text] = frame
+        return frame
 
     def _text(self, doc: str, options: TokenizeOptions) -> str:
-        return self.template.text(self.query, doc, has_special_tokens=options.add_special_tokens)
+        text = self.template.text(self.query, doc, has_special_tokens=options.add_special_tokens)
+        return text.lower() if options.do_lower_case else text
 
 
-def _is_short(text: str, limit: int) -> bool:
-    """Whether a text has at most `limit` tokens whatever the tokenizer: each takes a character, and it adds a few."""
-    return text.isascii() and len(text) + _ADDED <= limit
+def ends_of(template: Template) -> tuple[str, str] | None:
+    """How every text of a template begins and ends; None where a pair stands at one of its ends."""
+    variables: tuple[dict[str, str], ...] = ({"instruction": "a"}, {"instruction": "b"}, {})
+    texts = [ScoreTemplate(template, each).text(mark, mark) for each, mark in zip(variables, "abc", strict=True)]
+    head, tail = _common_start(texts), _common_start([text[::-1] for text in texts])[::-1]
+    return (head, tail) if head and tail else None
 
 
-def _num_tokens(tokenizer: Tokenizer, text: str, options: TokenizeOptions) -> int:
+def _common_start(texts: list[str]) -> str:
+    first, last = min(texts), max(texts)
+    size = next((index for index, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[:size]
+
+
+def _encoded(tokenizer: Tokenizer, text: str, options: TokenizeOptions) -> Sequence:
     (sequence,) = tokenizer.encode_batch([text], add_special_tokens=options.add_special_tokens)
-    return len(sequence)
+    return sequence
 
 
 def added_bos(tokenizer: Tokenizer) -> str | None:

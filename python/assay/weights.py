@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import zipfile
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,10 @@ class WeightMap:
         handle, stored = self._tensors[name]
         code = str(handle.get_slice(stored).get_dtype())
         return _DTYPES.get(code, code)
+
+    def largest(self) -> str:
+        """The name of the tensor with the most numbers."""
+        return max(self.names(), key=lambda name: math.prod(self.shape(name)))
 
     def prefix(self, candidates: Sequence[str], probe: str) -> str:
         """The first of `candidates` (or no prefix) under which the tensor `probe` lies; raises WeightsError."""

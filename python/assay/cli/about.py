@@ -64,6 +64,7 @@ def check(
     ] = None,
     runner: Annotated[str, typer.Option(help="auto or pooling.")] = "auto",
     convert: Annotated[str, typer.Option(help="auto, none, embed or classify.")] = "auto",
+    model_impl: Annotated[str, typer.Option(help="auto, vllm (own implementations) or transformers.")] = "auto",
     as_json: JsonFlag = False,
 ) -> None:
     """Tell whether a model is supported and how it would be run; exit code 1 where it is not. Reads no weights."""
@@ -72,7 +73,7 @@ def check(
 
     overrides = parse_objects("--hf-overrides", hf_overrides) or None
     files = resolve_model(model, revision=revision, weights=False)
-    report = dataclasses.asdict(check_model(files, overrides, runner=runner, convert=convert))
+    report = dataclasses.asdict(check_model(files, overrides, runner=runner, convert=convert, model_impl=model_impl))
     if as_json:
         print_json({"model": model, **report})
     else:

@@ -41,6 +41,9 @@ class ModelOptions:
     dtype: Annotated[str, typer.Option(rich_help_panel=MODEL, help="auto, float32 or bfloat16.")] = "auto"
     runner: Annotated[str, typer.Option(rich_help_panel=MODEL, help="auto or pooling.")] = "auto"
     convert: Annotated[str, typer.Option(rich_help_panel=MODEL, help="auto, none, embed or classify.")] = "auto"
+    model_impl: Annotated[
+        str, typer.Option(rich_help_panel=MODEL, help="auto, vllm (own implementations) or transformers.")
+    ] = "auto"
     chat_template: Annotated[
         str | None,
         typer.Option(
@@ -87,6 +90,7 @@ class ModelOptions:
             revision=self.revision,
             runner=self.runner,
             convert=self.convert,
+            model_impl=self.model_impl,
             chat_template=self.chat_template,
             score_template=self.chat_template,
             dtype=self.dtype,
@@ -105,7 +109,7 @@ class ModelOptions:
         from assay.models import check_model
 
         files = resolve_model(self.model, revision=self.revision, weights=False)
-        settings = {"runner": self.runner, "convert": self.convert}
+        settings = {"runner": self.runner, "convert": self.convert, "model_impl": self.model_impl}
         return check_model(files, self._overrides(), self._pooler_config(), **settings)
 
     def _overrides(self) -> dict[str, Any] | None:

@@ -59,7 +59,10 @@ _ONLY: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
     "download_dir": ((None,), "set the environment variable HF_HUB_CACHE"),
     "disable_sliding_window": ((False,), ""),
     "task": ((None,), "use pooler_config=PoolerConfig(task=...)"),
-    "model_impl": (("auto", "vllm"), "models run on this package's own implementations"),
+    "model_impl": (
+        ("auto", "vllm", "transformers"),
+        "'vllm' is this package's own implementations, 'transformers' that library's code on our kernels",
+    ),
     "worker_cls": (("auto",), ""),
     "worker_extension_cls": (("", None), ""),
     "kv_transfer_config": ((None,), ""),
@@ -125,12 +128,13 @@ def engine_config_from(
     max_num_batched_tokens: int | None,
     max_batch_size: int | None,
     max_num_seqs: int | None,
+    num_threads: int | None,
     **others: Any,
 ) -> EngineConfig:
     """The engine's settings; the budgets may each be given under their own name or the other engine's."""
     tokens = _either("max_batch_tokens", max_batch_tokens, "max_num_batched_tokens", max_num_batched_tokens)
     size = _either("max_batch_size", max_batch_size, "max_num_seqs", max_num_seqs)
-    given: dict[str, Any] = {"max_batch_tokens": tokens, "max_batch_size": size, **others}
+    given: dict[str, Any] = {"max_batch_tokens": tokens, "max_batch_size": size, "num_threads": num_threads, **others}
     return EngineConfig(**{name: value for name, value in given.items() if value is not None})
 
 

@@ -40,6 +40,8 @@ class LLM:
     hf_overrides: keys of config.json to change (a dict), or a callable that gets the config and returns one.
     pooler_config: a PoolerConfig or its fields as a dict (override_pooler_config is its older name).
     max_model_len: refuse longer prompts; never above what the model can do.
+    model_impl: "auto" takes this package's own implementation of a model and, where there is none, transformers' code
+    on our kernels; "vllm" only the former, "transformers" only the latter.
     revision, hf_token, offline: for a Hub id. offline None follows HF_HUB_OFFLINE.
     chat_template: for conversations, instead of the tokenizer's: a file, or the template itself. `score` does not use
     it: it has an argument of that name.
@@ -75,6 +77,7 @@ class LLM:
         pooler_config: PoolerConfig | Mapping[str, Any] | None = None,
         override_pooler_config: PoolerConfig | Mapping[str, Any] | None = None,
         max_model_len: int | None = None,
+        model_impl: str = "auto",
         max_batch_tokens: int | None = None,
         max_num_batched_tokens: int | None = None,
         max_batch_size: int | None = None,
@@ -89,6 +92,7 @@ class LLM:
         **kwargs: Any,
     ) -> None:
         named = {"runner": runner, "convert": convert, "tokenizer_mode": tokenizer_mode, "quantization": quantization}
+        named["model_impl"] = model_impl
         check_keywords({**named, "trust_remote_code": trust_remote_code, **kwargs})
         if pooler_config is not None and override_pooler_config is not None:
             raise ConfigError("Cannot set both `override_pooler_config` and `pooler_config`")
@@ -100,7 +104,7 @@ class LLM:
             max_num_batched_tokens,
             max_batch_size,
             max_num_seqs,
-            num_threads=num_threads,
+            num_threads,
             scheduling_policy=scheduling_policy,
             max_queued_tokens=max_queued_tokens,
             result_cache_bytes=result_cache_bytes,
@@ -120,6 +124,7 @@ class LLM:
             tokenizer_revision=tokenizer_revision,
             skip_tokenizer_init=skip_tokenizer_init,
             max_model_len=max_model_len,
+            model_impl=model_impl,
         )
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
         prompts = Prompts(

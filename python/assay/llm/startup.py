@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from assay import ops
 from assay.adapt import adapt
 from assay.batch import Sequence
+from assay.convert import asks_for_rows
 from assay.errors import ConfigError, NonFiniteError, SelfCheckError, ValidationError
 from assay.files import resolve_model
 from assay.hf_config import HFConfig
@@ -50,8 +51,7 @@ class Loaded:
     @property
     def is_converted(self) -> bool:
         """Whether the head is made of rows of a language-model head."""
-        config = self.model.hf_config
-        return config.get("method") is not None or bool(config.get("is_original_qwen3_reranker"))
+        return asks_for_rows(self.model.hf_config)
 
     def view(self, config: EngineConfig) -> EngineView:
         """What `llm.llm_engine` shows of it."""
@@ -70,9 +70,10 @@ class Loaded:
     def describe(self) -> str:
         """The start-up line: what runs, on what, in which arithmetic and why."""
         model, threads = self.model, ops.num_threads()
+        way = " through transformers" if model.is_run_by_transformers else ""
         recipe = "" if self.match is None else f", recipe {self.match.recipe.name} (by {self.match.reason})"
         return (
-            f"{self.name}: {model.architecture}, task {model.task}, {ops.active_isa()} with {threads} "
+            f"{self.name}: {model.architecture}{way}, task {model.task}, {ops.active_isa()} with {threads} "
             f"thread{'' if threads == 1 else 's'}, dtype {model.dtype} ({model.dtype_reason}), "
             f"arithmetic {model.arithmetic}, up to {self.max_model_len} tokens{recipe}"
         )
@@ -94,6 +95,7 @@ def load(
     tokenizer_revision: str | None,
     skip_tokenizer_init: bool,
     max_model_len: int | None,
+    model_impl: str,
 ) -> Loaded:
     """Find, check and load a model and its tokenizer. Raises ConfigError, UnsupportedModelError or WeightsError."""
     if max_model_len is not None and (type(max_model_len) is not int or max_model_len < 1):
@@ -115,6 +117,7 @@ def load(
         max_batch_tokens=max(config.max_batch_tokens, max_model_len or 0),
         max_batch_size=config.max_batch_size,
         max_model_len=max_model_len,
+        model_impl=model_impl,
     )
     _check_convert(convert, model)
     text_tokenizer = None

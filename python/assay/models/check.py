@@ -12,6 +12,7 @@ from assay.hf_config import HFConfig, read_json
 from assay.models.loading import resolve_dtype
 from assay.models.plan import Plan, make_plan
 from assay.models.sentence_transformer import default_prompt
+from assay.models.transformers_class import Outline
 from assay.pooler import declared_activation
 from assay.scoring import uses_separator
 from assay.vocabulary import Vocabulary
@@ -27,6 +28,10 @@ _HEAD_WORDS = {
 }
 
 
+_OWN_PATH = "this package's own fused layers"
+_TRANSFORMERS_PATH = "transformers' code with this package's attention and products; checked against it at start-up"
+
+
 @dataclass(frozen=True, slots=True)
 class CheckReport:
     """`reason` says why `supported` is False; fields nothing is known about stay None.
@@ -39,6 +44,7 @@ class CheckReport:
     reason: str | None = None
     architecture: str | None = None
     family: str | None = None
+    path: str | None = None
     head: str | None = None
     conversion: str | None = None
     label_tokens: tuple[str, ...] = ()
@@ -66,13 +72,14 @@ def check_model(
     *,
     runner: str = "auto",
     convert: str = "auto",
+    model_impl: str = "auto",
 ) -> CheckReport:
     """Read the config and tokenizer files of a model; never raises for what is wrong with the model."""
     config = None
     try:
         config = HFConfig.from_folder(files.folder, overrides)
         adapted = adapt(files, config, pooler_config or PoolerConfig(), runner=runner, convert=convert)
-        plan = make_plan(files, adapted.hf_config, adapted.pooler_config)
+        plan = make_plan(files, adapted.hf_config, adapted.pooler_config, model_impl)
         if not files.is_partial:
             files.weight_files()
         return _report(files, plan, dtype, adapted.match)
@@ -91,6 +98,7 @@ def _report(files: ModelFiles, plan: Plan, dtype: str, match: Match | None) -> C
         supported=True,
         architecture=plan.architecture,
         family=plan.family.name,
+        path=_TRANSFORMERS_PATH if isinstance(plan.family.backbone, Outline) else _OWN_PATH,
         head=_head_words(plan),
         conversion=None if conversion is None else conversion.method,
         label_tokens=() if conversion is None else tuple(config.classifier_from_token),
@@ -114,6 +122,8 @@ def _report(files: ModelFiles, plan: Plan, dtype: str, match: Match | None) -> C
 def _head_words(plan: Plan) -> str:
     if plan.head in _HEAD_WORDS:
         return _HEAD_WORDS[plan.head]
+    if isinstance(plan.family.backbone, Outline):
+        return ", ".join(plan.family.backbone.head_modules)
     head = plan.head_shape
     assert head is not None
     if plan.head_plan is not None and plan.head_plan.source == "lm_head":

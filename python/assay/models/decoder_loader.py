@@ -54,10 +54,7 @@ class DecoderLoader:
         self, weights: WeightMap, prefix: str, shape: DecoderShape, arithmetic: str, max_model_len: int
     ) -> Decoder:
         """Take every tensor; rotary tables are made for max_model_len positions."""
-        num_positions = min(max_model_len, shape.max_positions)
-        tables = {}
-        for kind, rope in shape.ropes.items():
-            tables[kind] = RopeTables(*rope.tables(num_positions), rope.long_from)
+        tables = _rope_tables(shape, min(max_model_len, shape.max_positions))
         reader = _Reader(weights, prefix, shape, arithmetic)
         return Decoder(
             shape=shape,
@@ -66,6 +63,18 @@ class DecoderLoader:
             ropes=tuple(tables.get(kind) for kind in shape.layer_types),
             final_norm=reader.norm(self.names.final_norm),
         )
+
+
+def _rope_tables(shape: DecoderShape, num_positions: int) -> dict[str, RopeTables]:
+    """The tables of every kind of layer there is; kinds with one `Rope` share one."""
+    made: dict[int, RopeTables] = {}
+    tables = {}
+    for kind in sorted(set(shape.layer_types) & set(shape.ropes)):
+        rope = shape.ropes[kind]
+        if id(rope) not in made:
+            made[id(rope)] = RopeTables(*rope.tables(num_positions), rope.long_from)
+        tables[kind] = made[id(rope)]
+    return tables
 
 
 def _with_bias(name: str | None, has_bias: bool) -> list[str]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from assay.arena import Arena
     from assay.batch import RaggedBatch
     from assay.hf_config import HFConfig
+    from assay.models.transformers_class import Outline
     from assay.weights import WeightMap
 
 HIDDEN_ACTIVATIONS = {
@@ -130,16 +131,15 @@ def last_token(config: HFConfig) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Family(Generic[ShapeT]):
-    """One row of the registry.
+    """One row of the registry, or (backbone: an Outline) an architecture that transformers runs on our kernels.
 
     class_names: what transformers puts before ForSequenceClassification and the like. prefixes: where the backbone's
     tensors may lie (or without any). heads: by what follows the class name. configure_head: what config.json says
     about a head. pooling: the default of sequence tasks, from config.json; is_pooling_fixed: no request changes a
-    classifier's. embed_pooling: the default of a bare backbone, where it is another.
-    pretraining: what follows the class name where only the backbone is of use here. lm_head: the language-model head
-    a classifier may be cut out of; is_tied: it is the word table where config.json does not say. other_heads: patterns
-    of heads that a bare backbone may carry along. ignored: patterns every checkpoint may carry along. `{}` in a pattern
-    is the backbone's prefix.
+    classifier's. embed_pooling: the default of a bare backbone, where it is another. pretraining: what follows the
+    class name where only the backbone is of use here. lm_head: the language-model head a classifier may be cut out of;
+    is_tied: it is the word table where config.json does not say. other_heads: patterns of heads that a bare backbone
+    may carry along. ignored: patterns every checkpoint may carry along. `{}` in a pattern is the backbone's prefix.
     """
 
     name: str
@@ -147,7 +147,7 @@ class Family(Generic[ShapeT]):
     model_types: tuple[str, ...]
     prefixes: tuple[str, ...]
     shape: Callable[[HFConfig], ShapeT]
-    backbone: BackboneLoader[ShapeT]
+    backbone: BackboneLoader[ShapeT] | Outline
     heads: Mapping[str, HeadShape]
     configure_head: Callable[[HFConfig, HeadShape], HeadShape] = field(default=_as_stated)
     pooling: Callable[[HFConfig], str] = field(default=first_token)

@@ -10,6 +10,7 @@ from assay.errors import WeightsError
 from assay.layers import HEAD_ARITHMETIC, LayerNorm, Linear
 from assay.models.pooling_model import EmbeddingHead, TaskHead
 from assay.models.sentence_transformer import load_dense
+from assay.models.transformers_class import Outline
 from assay.pooler import ClassifierHead
 from assay.weights import WeightMap
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from assay.files import ModelFiles
     from assay.models.family import HeadShape
     from assay.models.plan import Plan
+    from assay.models.transformers_head import HeadModules
+    from assay.models.transformers_parts import LoadedParts
 
 HEAD_FILE = "head.safetensors"
 
@@ -37,11 +40,11 @@ def head_tensors(plan: Plan, weights: WeightMap, prefix: str) -> list[str]:
     return names + [f"{name}.bias" for name, has_bias in modules if has_bias]
 
 
-def load_heads(plan: Plan, files: ModelFiles, weights: WeightMap, prefix: str) -> dict[str, TaskHead]:
-    """The head of every task of the plan; raises WeightsError where tensors do not fit."""
+def load_heads(plan: Plan, files: ModelFiles, classifier: ClassifierHead | None) -> dict[str, TaskHead]:
+    """The head of every task of the plan, given that of the backbone's checkpoint; raises WeightsError."""
     heads: dict[str, ClassifierHead | EmbeddingHead] = {}
-    if plan.head_shape is not None:
-        heads["classify"] = heads["token_classify"] = _classifier_head(plan, plan.head_shape, weights, prefix)
+    if classifier is not None:
+        heads["classify"] = heads["token_classify"] = classifier
     else:
         embedding = EmbeddingHead(() if plan.modules is None else load_dense(files, plan.modules))
         heads["embed"] = heads["token_embed"] = embedding
@@ -54,7 +57,11 @@ def load_heads(plan: Plan, files: ModelFiles, weights: WeightMap, prefix: str) -
     return {task: TaskHead(pooling, heads[task]) for task, pooling in plan.tasks.items()}
 
 
-def _classifier_head(plan: Plan, head: HeadShape, weights: WeightMap, prefix: str) -> ClassifierHead:
+def load_classifier(plan: Plan, weights: WeightMap, prefix: str) -> ClassifierHead | None:
+    """The head that lies with the backbone, if there is one; raises WeightsError where tensors do not fit."""
+    head = plan.head_shape
+    if head is None:
+        return None
     size = plan.shape.hidden_size
     if _is_from_lm_head(plan):
         classifier = _converted_classifier(plan, weights, prefix)
@@ -69,12 +76,18 @@ def _classifier_head(plan: Plan, head: HeadShape, weights: WeightMap, prefix: st
     return _head(plan, classifier, dense, head.dense_activation, norm)
 
 
+def taken_classifier(plan: Plan, parts: LoadedParts) -> ClassifierHead | None:
+    """The head of a model that transformers loaded, if it has one."""
+    return None if parts.classifier is None else _head(plan, parts.classifier, before=parts.before)
+
+
 def _head(
     plan: Plan,
     classifier: Linear,
     dense: Linear | None = None,
     dense_activation: str = "tanh",
     norm: LayerNorm | None = None,
+    before: HeadModules | None = None,
 ) -> ClassifierHead:
     assert plan.activation is not None
     return ClassifierHead(
@@ -85,6 +98,7 @@ def _head(
         activation=plan.activation,
         logit_mean=plan.pooler_config.logit_mean,
         logit_sigma=plan.pooler_config.logit_sigma,
+        before=before,
     )
 
 
@@ -109,7 +123,7 @@ def _stored_classifier(plan: Plan, weights: WeightMap, name: str, has_bias: bool
 def _converted_classifier(plan: Plan, weights: WeightMap, prefix: str) -> Linear:
     """Rows of the language-model head, which is the word table where the embeddings are tied."""
     family = plan.family
-    assert plan.head_plan is not None and family.lm_head is not None
+    assert plan.head_plan is not None and family.lm_head is not None and not isinstance(family.backbone, Outline)
     names = [f"{family.lm_head}.weight"]
     if plan.hf_config.get("tie_word_embeddings", family.is_tied):
         names.append(prefix + family.backbone.word_table)

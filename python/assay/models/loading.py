@@ -6,15 +6,18 @@ import re
 from typing import TYPE_CHECKING
 
 from assay.errors import ConfigError
-from assay.models.heads import head_tensors, load_heads
+from assay.models.heads import head_tensors, load_classifier, load_heads, taken_classifier
 from assay.models.plan import make_plan
 from assay.models.pooling_model import PoolingModel
+from assay.models.transformers_class import Outline
+from assay.models.transformers_loading import load_parts
 from assay.weights import WeightMap
 
 if TYPE_CHECKING:
     from assay.config import PoolerConfig
     from assay.files import ModelFiles
     from assay.hf_config import HFConfig
+    from assay.models.family import Backbone
     from assay.models.plan import Plan
 
 _BUFFERS = (
@@ -53,23 +56,31 @@ def load_model(
     max_batch_tokens: int,
     max_batch_size: int,
     max_model_len: int | None = None,
+    model_impl: str = "auto",
 ) -> PoolingModel:
     """Load a model for batches of at most max_batch_tokens tokens and max_batch_size sequences.
 
-    max_model_len: no sequence will be longer, which saves memory where the model could read longer ones. Raises
-    UnsupportedModelError, ConfigError or WeightsError.
+    max_model_len: no sequence will be longer, which saves memory where the model could read longer ones. model_impl:
+    see `registry.resolve`. Raises UnsupportedModelError, ConfigError or WeightsError.
     """
-    plan = make_plan(files, hf_config, pooler_config)
-    loader = plan.family.backbone
+    plan = make_plan(files, hf_config, pooler_config, model_impl)
     weights = WeightMap(files.weight_files())
-    prefix = weights.prefix(plan.family.prefixes, loader.word_table)
-    dtype, reason = resolve_dtype(dtype, weights.dtype(prefix + loader.word_table))
-    backbone_tensors = [prefix + name for name in loader.tensor_names(plan.shape)]
-    weights.require(backbone_tensors + head_tensors(plan, weights, prefix))
     longest = min(plan.shape.max_model_len, max_model_len or plan.shape.max_model_len)
-    backbone = loader.load(weights, prefix, plan.shape, dtype, longest)
-    heads = load_heads(plan, files, weights, prefix)
-    weights.finish(ignore=[pattern.replace("{}", re.escape(prefix)) for pattern in _ignored(plan)])
+    loader = plan.family.backbone
+    backbone: Backbone
+    if isinstance(loader, Outline):
+        dtype, reason = resolve_dtype(dtype, weights.dtype(weights.largest()))
+        parts = load_parts(files, loader, plan.hf_config.num_labels, dtype)
+        backbone, classifier = parts.backbone, taken_classifier(plan, parts)
+    else:
+        prefix = weights.prefix(plan.family.prefixes, loader.word_table)
+        dtype, reason = resolve_dtype(dtype, weights.dtype(prefix + loader.word_table))
+        backbone_tensors = [prefix + name for name in loader.tensor_names(plan.shape)]
+        weights.require(backbone_tensors + head_tensors(plan, weights, prefix))
+        backbone = loader.load(weights, prefix, plan.shape, dtype, longest)
+        classifier = load_classifier(plan, weights, prefix)
+        weights.finish(ignore=[pattern.replace("{}", re.escape(prefix)) for pattern in _ignored(plan)])
+    heads = load_heads(plan, files, classifier)
     return PoolingModel(
         architecture=plan.architecture,
         backbone=backbone,

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from assay.convert import HeadPlan, plan_head
+from assay.convert import HeadPlan, plan_head, refuse_rows
 from assay.errors import UnsupportedModelError
 from assay.files import sentence_config
 from assay.hf_config import HFConfig, read_json
@@ -65,10 +65,13 @@ class Plan:
     max_model_len_source: str
 
 
-def make_plan(files: ModelFiles, hf_config: HFConfig, pooler_config: PoolerConfig) -> Plan:
-    """Decide how a model runs; raises UnsupportedModelError or ConfigError that says what is in the way."""
+def make_plan(files: ModelFiles, hf_config: HFConfig, pooler_config: PoolerConfig, model_impl: str = "auto") -> Plan:
+    """Decide how a model runs; raises UnsupportedModelError or ConfigError that says what is in the way.
+
+    model_impl: see `registry.resolve`.
+    """
     modules = read_modules(files)
-    architecture, family, suffix = resolve(hf_config, modules is not None)
+    architecture, family, suffix = resolve(hf_config, modules is not None, model_impl)
     head_shape = family.configure_head(hf_config, family.heads[suffix]) if suffix in family.heads else None
     head = _head_kind(head_shape)
     probe = {} if files.head_folder is None else read_json(files.head_folder / "config.json")
@@ -81,6 +84,8 @@ def make_plan(files: ModelFiles, hf_config: HFConfig, pooler_config: PoolerConfi
     if head == "sequence" and family.lm_head is not None:
         head_plan = plan_head(hf_config, architecture, Vocabulary(files.tokenizer_folder or files.folder).ids)
         hf_config = head_plan.applied(hf_config)
+    elif head_shape is not None:
+        refuse_rows(hf_config, architecture)
     if head_shape is not None and head_shape.num_labels is not None:
         hf_config = hf_config.copy()
         hf_config.update({"num_labels": head_shape.num_labels})

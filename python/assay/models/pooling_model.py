@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from assay import ops
 from assay.arena import Arena
 from assay.models.plan import ALL_TOKENS
+from assay.models.transformers_backbone import TransformersBackbone
 from assay.pooler import ClassifierHead, normalized, pool
 from assay.tasks import SCORE_KINDS
 
@@ -105,6 +106,11 @@ class PoolingModel:
     def type_vocab_size(self) -> int:
         """Token types a request may name: each must be below it."""
         return self.backbone.shape.type_vocab_size
+
+    @property
+    def is_run_by_transformers(self) -> bool:
+        """Whether the backbone is transformers' code on our kernels."""
+        return isinstance(self.backbone, TransformersBackbone)
 
     @property
     def is_causal(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from assay.errors import UnsupportedModelError
+from assay.errors import ConfigError, UnsupportedModelError
 from assay.models import (
     bert,
     distilbert,
@@ -25,6 +25,7 @@ from assay.models import (
     roberta,
 )
 from assay.models.family import BACKBONE
+from assay.models.transformers_family import transformers_family
 
 if TYPE_CHECKING:
     from assay.hf_config import HFConfig
@@ -58,17 +59,37 @@ ARCHITECTURES: dict[str, tuple[Family[Any], str]] = {
 }
 """Every architecture that answers a question by itself: its family, and what follows the family's class name."""
 
+MODEL_IMPLS = ("auto", "vllm", "transformers")
+
 _BACKBONES = {
     name + suffix: family for family in FAMILIES for name in family.class_names for suffix in family.pretraining
 }
 _MODEL_TYPES = {kind: family for family in FAMILIES for kind in family.model_types}
 
 
-def resolve(hf_config: HFConfig, is_chain: bool) -> tuple[str, Family[Any], str]:
+def resolve(hf_config: HFConfig, is_chain: bool, model_impl: str = "auto") -> tuple[str, Family[Any], str]:
     """The first architecture of the config that is known: its name, family and what follows the class name.
 
-    is_chain: a sentence-transformers chain, which takes the bare backbone of any class. Raises UnsupportedModelError.
+    is_chain: a sentence-transformers chain, which takes the bare backbone of any class. model_impl: "vllm" knows the
+    families of this package only, "transformers" none of them, "auto" both in this order. Raises UnsupportedModelError
+    or ConfigError.
     """
+    if model_impl not in MODEL_IMPLS:
+        raise ConfigError(f"model_impl must be one of {list(MODEL_IMPLS)}, got {model_impl!r}")
+    names = hf_config.architectures
+    found = None if model_impl == "transformers" else _own(hf_config, is_chain)
+    if found is None and model_impl != "vllm":
+        found = next(filter(None, (transformers_family(hf_config, name, is_chain) for name in names)), None)
+    if found is None:
+        reason = "" if "auto_map" not in hf_config else " (code from a model's repository is never executed)"
+        raise UnsupportedModelError(
+            f"Model architectures {names} are not supported for now{reason}. "
+            f"Supported architectures: {sorted(ARCHITECTURES)}"
+        )
+    return found
+
+
+def _own(hf_config: HFConfig, is_chain: bool) -> tuple[str, Family[Any], str] | None:
     names = hf_config.architectures
     for name in names:
         if is_chain and name in _BACKBONES:
@@ -80,6 +101,4 @@ def resolve(hf_config: HFConfig, is_chain: bool) -> tuple[str, Family[Any], str]
     if is_chain and not names and model_type in _MODEL_TYPES:
         family = _MODEL_TYPES[model_type]
         return f"{family.class_names[0]}{BACKBONE}", family, BACKBONE
-    raise UnsupportedModelError(
-        f"Model architectures {names} are not supported for now. Supported architectures: {sorted(ARCHITECTURES)}"
-    )
+    return None

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from assay.errors import AssayError, MissingExtra
-from assay.server.flags import parse
+from assay.server.command_line import parse
 
 if TYPE_CHECKING:
     from assay.server.served import ServedModel

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from assay.server.body import parse_json, read_body
 from assay.server.dialects import vllm_schema as schema
 from assay.server.dialects.parsing import parsed
-from assay.server.dialects.vllm import CLASSIFY
+from assay.server.dialects.vllm_classify import CLASSIFY
 from assay.server.dialects.vllm_form import chat_of
 from assay.server.endpoint import CLIENT_CLOSED_REQUEST, failure_response
 from assay.server.errors import ClientGone, failure_of

@@ -1,0 +1,74 @@
+"""A transformers backbone that runs ragged batches: its products and its attention are ours, the rest is row by row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from assay.batch import RaggedBatch
+from assay.models.packed_attention import SEQUENCES, PackedSequences
+from assay.models.packed_experts import pack_experts
+from assay.models.packed_products import lanes, one_thread, pack_products
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from assay.arena import Arena
+    from assay.models.transformers_class import TransformersShape
+
+
+@dataclass(frozen=True, slots=True)
+class TransformersBackbone:
+    """A transformers model without its head, in evaluation mode."""
+
+    shape: TransformersShape
+    module: Any
+    sequences: PackedSequences
+
+    @classmethod
+    def prepare(cls, module: Any, shape: TransformersShape, arithmetic: str) -> TransformersBackbone:
+        """Take over a loaded module: its linear layers are packed, and each submodule learns of the sequences."""
+        sequences = PackedSequences()
+        for part in module.modules():
+            setattr(part, SEQUENCES, sequences)
+        module.config.use_cache = False
+        pack_products(module, arithmetic)
+        pack_experts(module, arithmetic)
+        return cls(shape, module, sequences)
+
+    def arena_size(self, num_tokens: int, num_seqs: int) -> int:
+        """Bytes of arena one call needs: none, transformers allocates what it needs."""
+        return 0
+
+    def __call__(self, batch: RaggedBatch, arena: Arena, rows: Tensor | None = None) -> Tensor:
+        """Hidden states [num_tokens, hidden_size] float32, or with rows [num_seqs] only those."""
+        import torch
+
+        padded = _padded(batch, lanes(self.module.dtype))
+        ids = {"input_ids": padded.input_ids, "position_ids": padded.position_ids}
+        if padded.token_type_ids is not None and self.shape.type_vocab_size:
+            ids["token_type_ids"] = padded.token_type_ids
+        self.sequences.start(padded)
+        with torch.inference_mode(), one_thread():
+            output = self.module(**{name: column.long().unsqueeze(0) for name, column in ids.items()})
+            hidden_states: Tensor = output.last_hidden_state[0]
+            return (hidden_states[: batch.num_tokens] if rows is None else hidden_states[rows]).float()
+
+
+def _padded(batch: RaggedBatch, multiple: int) -> RaggedBatch:
+    """The batch plus one-token sequences up to a multiple of so many tokens (see `lanes`)."""
+    import torch
+    from torch.nn.functional import pad
+
+    extra = -batch.num_tokens % multiple
+    ends = torch.arange(batch.num_tokens + 1, batch.num_tokens + extra + 1, dtype=torch.int32)
+    types = batch.token_type_ids
+    return RaggedBatch(
+        input_ids=pad(batch.input_ids, (0, extra), value=int(batch.input_ids[0])),
+        position_ids=pad(batch.position_ids, (0, extra), value=int(batch.position_ids[0])),
+        token_type_ids=None if types is None else pad(types, (0, extra)),
+        cu_seqlens=torch.cat([batch.cu_seqlens, ends]),
+        max_seqlen=batch.max_seqlen,
+        num_tokens=batch.num_tokens + extra,
+        num_seqs=batch.num_seqs + extra,
+    )

@@ -1,0 +1,45 @@
+"""An architecture only transformers knows, in the form of a family."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from assay.errors import UnsupportedModelError
+from assay.models.family import BACKBONE, SEQUENCE, TOKEN, Family, HeadShape
+from assay.models.transformers_class import Head, make_outline
+
+if TYPE_CHECKING:
+    from assay.hf_config import HFConfig
+
+_CONVERSION = ("method", "classifier_from_token", "is_original_qwen3_reranker")
+_HEADS: dict[str, Head] = {SEQUENCE: "sequence", TOKEN: "token", BACKBONE: "embedding"}
+
+
+def transformers_family(hf_config: HFConfig, name: str, is_chain: bool) -> tuple[str, Family[Any], str] | None:
+    """The architecture, a family made for it and what follows its class name; None where transformers lacks it.
+
+    is_chain: only the backbone of the class counts. Raises UnsupportedModelError where transformers has the model and
+    it cannot run on ragged batches.
+    """
+    suffix = BACKBONE if is_chain else next((ending for ending in _HEADS if name.endswith(ending)), None)
+    outline = None if suffix is None else make_outline(hf_config, name, _HEADS[suffix], is_chain)
+    if outline is None or suffix is None:
+        return None
+    for key in _CONVERSION:
+        if hf_config.get(key):
+            raise UnsupportedModelError(
+                f"{name} ({key}): a head made of rows of a language-model head needs one of this package's own families"
+            )
+    head = outline.head_modules[-1] if outline.head_modules else ""
+    heads = {} if suffix == BACKBONE else {suffix: HeadShape(classifier=head, is_per_token=suffix == TOKEN)}
+    family = Family(
+        name=name.removesuffix(suffix),
+        class_names=(),
+        model_types=(),
+        prefixes=(),
+        shape=lambda _: outline.shape,
+        backbone=outline,
+        heads=heads,
+        pooling=lambda _: outline.pooling,
+    )
+    return name, family, suffix

@@ -1,0 +1,88 @@
+"""Load a model through transformers, strictly: every tensor of the checkpoint is used, every parameter is filled."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from assay.errors import WeightsError
+from assay.models.packed_attention import NAME
+from assay.models.transformers_backbone import TransformersBackbone
+from assay.models.transformers_check import Expected, check_packing
+from assay.models.transformers_head import drop_pooler, head_modules, take_head
+from assay.models.transformers_parts import LoadedParts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from assay.files import ModelFiles
+    from assay.models.transformers_class import Outline
+
+
+def load_parts(files: ModelFiles, outline: Outline, num_labels: int, dtype: str) -> LoadedParts:
+    """Read the weights, take the model apart, and check it against transformers.
+
+    Raises WeightsError or UnsupportedModelError.
+    """
+    model = _from_pretrained(files, outline, dtype)
+    expected = Expected.measure(model, outline)
+    has_head, has_pooler = outline.head != "embedding", outline.head == "sequence"
+    modules = list(head_modules(model, has_pooler=has_pooler).values())
+    drop_pooler(model.base_model)
+    backbone = TransformersBackbone.prepare(model.base_model, outline.shape, dtype)
+    parts = LoadedParts(backbone)
+    if has_head:
+        parts = LoadedParts(backbone, *take_head(modules, outline.architecture, num_labels))
+    check_packing(parts, outline, expected, dtype)
+    return parts
+
+
+def _from_pretrained(files: ModelFiles, outline: Outline, dtype: str) -> Any:
+    import torch
+
+    with _quiet():
+        model, info = outline.model_class.from_pretrained(
+            files.folder,
+            config=outline.config,
+            dtype=getattr(torch, dtype),
+            attn_implementation=NAME,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # to be told of all of them; none is accepted
+        )
+    for problem, names in (("lacks tensors", info["missing_keys"]), ("has no use for", info["unexpected_keys"])):
+        names = [name for name in names if not _is_of_no_use(name, model, outline)]
+        if names:
+            raise WeightsError(f"{files.folder}: {outline.architecture} {problem} {', '.join(sorted(names))}")
+    for name, found, wanted in sorted(info["mismatched_keys"]):
+        raise WeightsError(f"{files.folder}: {name} has shape {tuple(found)}, config.json asks for {tuple(wanted)}")
+    if info["error_msgs"]:
+        raise WeightsError(f"{files.folder}: {'; '.join(info['error_msgs'])}")
+    return model.eval()
+
+
+def _is_of_no_use(name: str, model: Any, outline: Outline) -> bool:
+    """Whether a tensor may be extra or lacking: a pooler nobody reads, the head a causal model is trained with, or a
+    table the model computes (old versions of transformers saved some).
+    """
+    if "pooler" in name.split("."):
+        return outline.head != "sequence"
+    if outline.shape.is_causal and name.startswith("lm_head."):
+        return True
+    return any(f".{buffer}".endswith(f".{name}") for buffer, _ in model.named_non_persistent_buffers())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers' loading report and progress bar stay out of the log: what is wrong is raised."""
+    from transformers.utils import logging
+
+    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bar:
+            logging.enable_progress_bar()

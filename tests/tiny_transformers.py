@@ -1,0 +1,114 @@
+"""Small random checkpoints of architectures that run through transformers, and token ids to run them on."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+
+from assay.batch import Sequence
+from tiny_models import randomize
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+VOCAB_SIZE = 211
+MAX_LENGTH = 320
+_SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "max_position_embeddings": MAX_LENGTH,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
+_DECODER: dict[str, Any] = {**_SIZES, "num_key_value_heads": 2, "head_dim": 16}
+_MIXTURE: dict[str, Any] = {**_DECODER, "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
+_ROBERTA: dict[str, Any] = {**_SIZES, "max_position_embeddings": MAX_LENGTH + 2, "type_vocab_size": 1}
+
+PACKABLE: dict[str, dict[str, Any]] = {
+    "Albert": {**_SIZES, "embedding_size": 32},
+    "XLMRobertaXL": _ROBERTA,
+    "JinaEmbeddingsV3": _SIZES,
+    "NomicBert": _SIZES,
+    "EuroBert": {**_DECODER, "classifier_pooling": "mean"},
+    "Phi": {**_DECODER, "partial_rotary_factor": 0.5},
+    "Phi3": _DECODER,
+    "GPTNeoX": _SIZES,
+    "OPT": {**_SIZES, "ffn_dim": 96, "word_embed_proj_dim": 64},
+    "SmolLM3": {**_DECODER, "no_rope_layers": [1, 0]},
+    "Starcoder2": {**_DECODER, "sliding_window": 70},
+    "ModernBertDecoder": {**_SIZES, "sliding_window": 40, "layer_types": ["sliding_attention", "full_attention"]},
+    "Ministral": {**_DECODER, "sliding_window": 33, "layer_types": ["full_attention", "sliding_attention"]},
+    "Gemma2": {**_DECODER, "sliding_window": 50, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 20},
+    "Mixtral": {**_DECODER, "num_local_experts": 4},
+    "Qwen2Moe": {**_MIXTURE, "shared_expert_intermediate_size": 48},
+    "Qwen3Moe": {**_MIXTURE, "norm_topk_prob": True},
+    "Olmo2": _DECODER,
+    "Cohere2": {**_DECODER, "sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"]},
+    "Granite": {**_DECODER, "attention_multiplier": 0.2, "residual_multiplier": 0.5},
+}
+"""By transformers' class name without its ending."""
+WITHOUT_CLASSIFIER = ("Olmo2", "Cohere2", "Granite")
+
+
+def head_of(name: str) -> str:
+    """The ending of the class a checkpoint is made with."""
+    return "Model" if name in WITHOUT_CLASSIFIER else "ForSequenceClassification"
+
+
+def make(folder: Path, name: str, head: str | None = None, **config: Any) -> Path:
+    """Write a random checkpoint of class `name` + `head`, without a tokenizer."""
+    model_class = getattr(transformers, name + (head or head_of(name)))
+    values = {**PACKABLE.get(name, _DECODER), "num_labels": 3, **config}
+    torch.manual_seed(0)
+    model = model_class(model_class.config_class(**values)).eval()
+    randomize(model)
+    model.save_pretrained(folder)
+    return folder
+
+
+_folders: dict[tuple[str, str], Path] = {}
+
+
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, name: str, head: str | None = None) -> Path:
+    """The same, made once per session."""
+    head = head or head_of(name)
+    if (name, head) not in _folders:
+        _folders[name, head] = make(tmp_path_factory.mktemp(name) / "model", name, head)
+    return _folders[name, head]
+
+
+def sequences(count: int, longest: int = MAX_LENGTH) -> list[Sequence]:
+    """Token ids without special ones: lengths 1, `longest`, and `count` - 2 between."""
+    rng = random.Random(5)
+    lengths = [1, longest, *(rng.randint(1, longest) for _ in range(count - 2))]
+    return [Sequence([rng.randrange(3, VOCAB_SIZE) for _ in range(length)]) for length in lengths]
+
+
+def logits(folder: Path, name: str, inputs: list[Sequence]) -> list[torch.Tensor]:
+    """transformers' own in float32, one input at a time, eager attention; hidden states of a class without head."""
+    outputs = _outputs(_load(folder, name, "float32"), inputs)
+    return [(output.logits if "logits" in output else output.last_hidden_state)[0] for output in outputs]
+
+
+def hidden_states(folder: Path, name: str, inputs: list[Sequence], dtype: str) -> list[torch.Tensor]:
+    """The same of the backbone alone, [num_tokens, hidden_size] float32."""
+    return [output.last_hidden_state[0].float() for output in _outputs(_load(folder, name, dtype).base_model, inputs)]
+
+
+def _load(folder: Path, name: str, dtype: str) -> Any:
+    model_class = getattr(transformers, name)
+    return model_class.from_pretrained(folder, attn_implementation="eager", dtype=getattr(torch, dtype)).eval()
+
+
+def _outputs(model: Any, inputs: list[Sequence]) -> list[Any]:
+    with torch.inference_mode():
+        return [model(input_ids=torch.tensor([sequence.input_ids])) for sequence in inputs]
