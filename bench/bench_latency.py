@@ -44,7 +44,9 @@ def make_pairs(checkpoint: Path) -> list[workload.Workload]:
     pairs = []
     for num_tokens in PAIR_TOKENS:
         text = workload.make_text(words, num_tokens, rng)
-        document = workload.cut_to_tokens(tokenizer, text, num_tokens - overhead)
+        # Cut inside a word, a text may tokenise to one more than asked for.
+        cuts = [workload.cut_to_tokens(tokenizer, text, num_tokens - overhead - less) for less in (0, 1)]
+        document = next((cut for cut in cuts if len(tokenizer(query, cut)["input_ids"]) == num_tokens), cuts[0])
         seqlens = workload.pair_seqlens(tokenizer, query, [document])
         pairs.append(workload.Workload(f"pair-{num_tokens}", query, [document], seqlens))
     return pairs
