@@ -6,6 +6,7 @@ python bench/bench_rerank.py [--model minilm|roberta-base|all] [--rounds N] [--q
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import tempfile
@@ -47,6 +48,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_DOCUMENTS} documents, 2 rounds: a smoke test")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "assay-bench")
     parser.add_argument("--no-save", action="store_true", help="print only")
+    parser.add_argument("--json", type=Path, help="write the JSON here too, with --quick and --no-save as well")
     args = parser.parse_args()
     args.contenders = args.contenders.split(",")
     unknown = set(args.contenders) - set(LOADERS)
@@ -128,6 +130,8 @@ def main() -> None:
     header = record.header("rerank", args.threads, limits, args.clock)
     print(f"\n{args.threads} threads, {args.clock} time; {report.format_limits(report.best_limits(limits))}\n")
     print("\n\n".join(report.format_model(result) for result in results))
+    if args.json is not None:
+        args.json.write_text(json.dumps(header | {"models": report.as_json(results)}) + "\n", encoding="utf-8")
     if not args.no_save and not args.quick:
         save(header, results, args.model)
 
