@@ -72,7 +72,7 @@ CASES = {
 
 @cache
 def tokenizer(name: str) -> Tokenizer:
-    return Tokenizer(CASES[name][1]())
+    return Tokenizer.around(CASES[name][1]())
 
 
 def template(name: str, **variables: Any) -> ScoreTemplate:
@@ -143,7 +143,7 @@ def test_a_bos_in_the_template_is_not_doubled() -> None:
     for kwargs in ({}, {"add_special_tokens": False}):
         pair = TemplatedPair(with_bos, QUERY, DOC)
         (sequence,) = renderer.render([pair], tokenize_options(kwargs, MAX_MODEL_LEN))
-        assert sequence.input_ids.count(ours.hf.bos_token_id) == 1
+        assert sequence.input_ids.count(ours.facts.bos_token_id) == 1
         assert ours.decode(sequence.input_ids) == f"<|begin_of_text|>question:{QUERY} passage:{DOC}"
 
 

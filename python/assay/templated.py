@@ -139,6 +139,6 @@ def _encoded(tokenizer: Tokenizer, text: str, options: TokenizeOptions) -> Seque
 
 def added_bos(tokenizer: Tokenizer) -> str | None:
     """The token that begins every encoding of a text, as text; None where the tokenizer adds none in front."""
-    token, token_id = tokenizer.hf.bos_token, tokenizer.hf.bos_token_id
+    token, token_id = tokenizer.facts.special_tokens.get("bos_token"), tokenizer.facts.bos_token_id
     (empty,) = tokenizer.encode_batch([""])
-    return str(token) if token is not None and empty.input_ids[:1] == [token_id] else None
+    return token if token is not None and empty.input_ids[:1] == [token_id] else None

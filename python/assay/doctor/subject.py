@@ -57,8 +57,7 @@ class Subject:
         source = None if self.recipe is None else self.recipe.template_source()
         if self.recipe is None or source is None:
             return None
-        tokens = {name: token for name, token in self.tokenizer.hf.special_tokens_map.items() if isinstance(token, str)}
-        template = Template(source, tokens)
+        template = Template(source, self.tokenizer.facts.special_tokens)
         return ScoreTemplate(
             template, self.recipe.template_kwargs, self.recipe.prompt, added_bos=added_bos(self.tokenizer)
         )

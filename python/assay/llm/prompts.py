@@ -84,7 +84,7 @@ class Prompts:
     @functools.cached_property
     def _own_chat_templates(self) -> dict[str, str]:
         """The tokenizer's templates by name; a single one is called "default"."""
-        saved = None if self._tokenizer is None else self._tokenizer.hf.chat_template
+        saved = None if self._tokenizer is None else self._tokenizer.facts.chat_template
         return dict(saved) if isinstance(saved, Mapping) else {"default": saved} if saved else {}
 
     def score_template(
@@ -142,8 +142,7 @@ class Prompts:
         return merged
 
     def _compile(self, source: str) -> Template:
-        tokens = {} if self._tokenizer is None else self._tokenizer.hf.special_tokens_map
-        return Template(source, {name: token for name, token in tokens.items() if isinstance(token, str)})
+        return Template(source, {} if self._tokenizer is None else self._tokenizer.facts.special_tokens)
 
     @functools.cached_property
     def _added_bos(self) -> str | None:

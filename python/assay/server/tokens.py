@@ -77,7 +77,7 @@ def _chat_text(form: schema.TokenizeChat, model: ServedModel, state: ServerState
 
 def tokens_reply(token_ids: list[int], model: ServedModel, with_strings: bool) -> dict[str, Any]:
     """The reply of /tokenize."""
-    strings = model.require_tokenizer().hf.convert_ids_to_tokens(token_ids) if with_strings else None
+    strings = model.require_tokenizer().tokens(token_ids) if with_strings else None
     return {
         "count": len(token_ids),
         "max_model_len": model.max_model_len,

@@ -32,7 +32,7 @@ def window_size(room: int) -> int:
 
 def split_text(tokenizer: Tokenizer, text: str, size: int, long_input: LongInput) -> list[str]:
     """`text` in windows of at most `size` content tokens, cut between tokens and, where one is near, between words."""
-    encoding = tokenizer.hf.backend_tokenizer.encode(text, add_special_tokens=False)
+    encoding = tokenizer.backend.encode(text, add_special_tokens=False)
     offsets: list[tuple[int, int]] = encoding.offsets
     if len(offsets) <= size:
         return [text]
