@@ -1,4 +1,4 @@
-# Targets: demo, test, lint, bench, bench-server, clients, fuzz, clean. Everything is installed into $(VENV), nothing outside the checkout changes.
+# Targets: demo, test, lint, bench, bench-decoder, bench-parts, bench-server, clients, fuzz, clean. Everything is installed into $(VENV), nothing outside the checkout changes.
 # TORCH names the torch build to install first, e.g. make demo TORCH="torch --index-url <your CPU or CUDA wheel index>".
 
 VENV ?= .venv
@@ -12,7 +12,7 @@ SOURCES := pyproject.toml README.md CMakeLists.txt \
   $(shell find csrc cmake python -type f ! -name '*.so' ! -name '*.pyc' 2>/dev/null)
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
 
-.PHONY: help demo test lint bench bench-server clients fuzz clean
+.PHONY: help demo test lint bench bench-decoder bench-parts bench-server clients fuzz clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,6 +20,8 @@ help:
 	@echo "make test          run the tests"
 	@echo "make lint          ruff, mypy --strict, clang-format"
 	@echo "make bench         measure reranking against other engines (installs them)"
+	@echo "make bench-decoder measure a reranker made of a language model against sentence-transformers"
+	@echo "make bench-parts   measure kernels, latency, scaling and instruction sets"
 	@echo "make bench-server  measure the server against other servers, and its memory over 100,000 requests"
 	@echo "make clients       run real clients (cohere, openai, Haystack, ...) against a live server (installs them)"
 	@echo "make fuzz          fire 100,000 broken bodies at a live server, then schemathesis"
@@ -65,6 +67,15 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	$(BIN)/python bench/bench_rerank.py
+
+bench-decoder: $(VENV)/.bench
+	$(BIN)/python bench/bench_decoder.py
+
+bench-parts: $(VENV)/.bench
+	$(BIN)/python bench/bench_kernels.py
+	$(BIN)/python bench/bench_latency.py
+	$(BIN)/python bench/bench_scaling.py
+	$(BIN)/python bench/bench_isa.py
 
 bench-server: $(VENV)/.bench
 	$(BIN)/python bench/bench_server.py

@@ -6,10 +6,9 @@ python bench/bench_rerank.py [--model minilm|roberta-base|all] [--rounds N] [--q
 from __future__ import annotations
 
 import argparse
-import datetime
+import json
 import logging
 import os
-import sys
 import tempfile
 import time
 import warnings
@@ -23,6 +22,7 @@ import measure
 import ours
 import peers
 import plot
+import record
 import report
 import workload
 from reference import reference_logits
@@ -31,7 +31,6 @@ LOADERS = peers.LOADERS | ours.LOADERS
 NUM_DOCUMENTS = {"minilm": 256, "roberta-base": 96}
 QUICK_DOCUMENTS = 32
 CLOCKS: dict[str, contender.Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
-RESULTS = Path(__file__).parent / "results"
 
 
 def parse_args() -> argparse.Namespace:
@@ -49,6 +48,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_DOCUMENTS} documents, 2 rounds: a smoke test")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "assay-bench")
     parser.add_argument("--no-save", action="store_true", help="print only")
+    parser.add_argument("--json", type=Path, help="write the JSON here too, with --quick and --no-save as well")
     args = parser.parse_args()
     args.contenders = args.contenders.split(",")
     unknown = set(args.contenders) - set(LOADERS)
@@ -113,11 +113,9 @@ def bench_model(name: str, args: argparse.Namespace) -> report.ModelResult:
 def save(header: dict[str, Any], results: list[report.ModelResult], model: str) -> None:
     """JSON and PNG under bench/results."""
     name = f"rerank-{model}" + ("-cputime" if header["clock"] == "cpu" else "")
-    stem = f"{name}-{header['date']}-{header['machine']['cpu_slug']}"
-    report.write_json(RESULTS / f"{stem}.json", header, results)
-    title = f"{header['machine']['cpu']}, {header['num_threads']} threads, {header['clock']} time, {header['date']}"
-    plot.write_plot(RESULTS / f"{stem}.png", title, results)
-    print(f"wrote bench/results/{stem}.json and .png")
+    path = record.path_of(name, header)
+    plot.write_plot(record.picture(path), record.title(header), results)
+    record.write(path, header | {"models": report.as_json(results)})
 
 
 def main() -> None:
@@ -129,19 +127,11 @@ def main() -> None:
     limits = [machine.limits(args.threads, CLOCKS[args.clock])]
     results = [bench_model(name, args) for name in names]
     limits.append(machine.limits(args.threads, CLOCKS[args.clock]))
-    header = {
-        "benchmark": "rerank",
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python", "bench/bench_rerank.py", *sys.argv[1:]]),
-        "commit": machine.commit(),
-        "num_threads": args.threads,
-        "clock": args.clock,
-        "machine": machine.describe(),
-        "limits": report.best_limits(limits),
-        "limits_before_and_after": limits,
-    }
+    header = record.header("rerank", args.threads, limits, args.clock)
     print(f"\n{args.threads} threads, {args.clock} time; {report.format_limits(report.best_limits(limits))}\n")
     print("\n\n".join(report.format_model(result) for result in results))
+    if args.json is not None:
+        args.json.write_text(json.dumps(header | {"models": report.as_json(results)}) + "\n", encoding="utf-8")
     if not args.no_save and not args.quick:
         save(header, results, args.model)
 

@@ -48,30 +48,41 @@ class Times:
 
 
 class Connection:
-    """One keep-alive connection."""
+    """One keep-alive connection, opened at the first request, and again where the server has closed it meanwhile."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-
-    @classmethod
-    async def open(cls, port: int) -> Connection:
-        """Connect."""
-        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=1 << 20))
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def send(self, request: bytes) -> tuple[int, bytes]:
         """Status and body of the reply."""
-        self._writer.write(request)
-        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        is_kept = self._streams is not None
+        try:
+            return await self._exchange(request)
+        except (asyncio.IncompleteReadError, ConnectionError) as err:
+            # Servers close connections that were idle for a few seconds; only then is nothing of a reply there.
+            if not is_kept or (isinstance(err, asyncio.IncompleteReadError) and err.partial):
+                raise
+            await self.close()
+            return await self._exchange(request)
+
+    async def _exchange(self, request: bytes) -> tuple[int, bytes]:
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 20)
+        reader, writer = self._streams
+        writer.write(request)
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
         start = head.find(b"content-length:")
         if start < 0:
             raise ConnectionError(f"a reply without Content-Length: {head[:200]!r}")
         size = int(head[start + 15 : head.index(b"\r\n", start)])
-        return int(head[9:12]), await self._reader.readexactly(size)
+        return int(head[9:12]), await reader.readexactly(size)
 
     async def close(self) -> None:
         """Hang up."""
-        self._writer.close()
-        await self._writer.wait_closed()
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None
 
 
 def encoded(load: Load) -> list[bytes]:
@@ -116,7 +127,7 @@ class Run:
         waiting = iter(order(self.load))
 
         async def client() -> None:
-            connection = await Connection.open(self.load.port)
+            connection = Connection(self.load.port)
             for body_idx in waiting:
                 await self.one(connection, body_idx, time.perf_counter())
             await connection.close()
@@ -130,7 +141,7 @@ class Run:
         tasks = []
 
         async def client(body_idx: int, start: float) -> None:
-            connection = idle.pop() if idle else await Connection.open(self.load.port)
+            connection = idle.pop() if idle else Connection(self.load.port)
             await self.one(connection, body_idx, start)
             idle.append(connection)
 

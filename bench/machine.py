@@ -16,7 +16,9 @@ ISA_FLAGS = (
     "avx2 fma f16c avx512f avx512bw avx512vl avx512_vnni avx512_bf16 avx512_fp16 avx_vnni amx_tile amx_bf16 amx_int8"
 ).split()
 PACKAGES = "assay torch transformers sentence-transformers tokenizers onnxruntime onnx openvino numpy".split()
-GEMM_SIZE = 2048
+GEMM_SIZES = (512, 1024, 2048)
+SLOW_GEMM_S = 0.2
+"""A product that takes this long is not tried larger: without instructions for it, bfloat16 takes minutes."""
 PEAK_ARITHMETICS = ("float32_fma", "bfloat16")
 COPY_BYTES = 256 << 20
 
@@ -87,14 +89,26 @@ def limits(num_threads: int, clock: Callable[[], float]) -> dict[str, float | No
     torch.set_num_threads(num_threads)
     result = peaks(num_threads)
     for dtype in (torch.float32, torch.bfloat16):
-        a, b = (torch.randn(GEMM_SIZE, GEMM_SIZE).to(dtype) for _ in range(2))
-        out = torch.empty(GEMM_SIZE, GEMM_SIZE, dtype=dtype)
-        seconds = best_time(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), clock)  # type: ignore[misc]
-        result[f"gemm_{str(dtype).removeprefix('torch.')}_gflops"] = 2 * GEMM_SIZE**3 / seconds / 1e9
+        result[f"gemm_{str(dtype).removeprefix('torch.')}_gflops"] = gemm_gflops(dtype, clock)
     source = torch.zeros(COPY_BYTES // 4)
     target = torch.zeros_like(source)
     result["copy_gbps"] = 2 * COPY_BYTES / best_time(lambda: target.copy_(source), clock) / 1e9
     return result
+
+
+def gemm_gflops(dtype: Any, clock: Callable[[], float]) -> float:
+    """torch.mm of square matrices, the largest size that does not take too long."""
+    import torch
+
+    rate = 0.0
+    for size in GEMM_SIZES:
+        a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+        out = torch.empty(size, size, dtype=dtype)
+        seconds = best_time(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), clock)  # type: ignore[misc]
+        rate = 2 * size**3 / seconds / 1e9
+        if seconds > SLOW_GEMM_S:
+            break
+    return rate
 
 
 def peaks(num_threads: int) -> dict[str, float | None]:

@@ -152,9 +152,10 @@ def enter(
     clock: Clock,
     patience_s: float,
 ) -> Entrant:
-    """Tune on the workload (which also warms up) and take the errors of the chosen setting."""
+    """Tune on the workload (which also warms up); errors are those of the documents that reference has, the first."""
     choice = pick_fastest(candidates, workload, clock, patience_s)
-    error, tau = max_abs_error(choice.logits, reference), kendall_tau(choice.logits, reference)
+    compared = choice.logits[: len(reference)]
+    error, tau = max_abs_error(compared, reference), kendall_tau(compared, reference)
     measurement = Measurement(name, workload.name, choice.contender.settings, error, tau, choice.tuning_s)
     return Entrant(choice.contender, workload, calls_per_round, clock, measurement)
 

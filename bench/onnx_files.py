@@ -5,15 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from contender import Unavailable
+
 OPSET = 17
 
 
 def export_float32(checkpoint: Path, cache: Path) -> Path:
-    """Export with dynamic batch and length. Eager attention, because its graph is the one the optimisers recognise."""
+    """Export with dynamic batch and length. Eager attention, because its graph is the one the optimisers recognise.
+
+    Raises Unavailable where this transformers' model cannot be traced.
+    """
     target = cache / "model.onnx"
     if target.exists():
         return target
     import torch
+    import transformers
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     model: Any = AutoModelForSequenceClassification.from_pretrained(checkpoint, attn_implementation="eager")
@@ -32,16 +38,19 @@ def export_float32(checkpoint: Path, cache: Path) -> Path:
             logits: torch.Tensor = self.model(**dict(zip(names, inputs, strict=True))).logits
             return logits
 
-    torch.onnx.export(
-        Logits().eval(),
-        tuple(sample[name] for name in names),
-        str(target),
-        input_names=names,
-        output_names=["logits"],
-        dynamic_axes={name: {0: "num_seqs", 1: "seqlen"} for name in names} | {"logits": {0: "num_seqs"}},
-        opset_version=OPSET,
-        dynamo=False,
-    )
+    try:
+        torch.onnx.export(
+            Logits().eval(),
+            tuple(sample[name] for name in names),
+            str(target),
+            input_names=names,
+            output_names=["logits"],
+            dynamic_axes={name: {0: "num_seqs", 1: "seqlen"} for name in names} | {"logits": {0: "num_seqs"}},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    except Exception as err:  # the exporter raises whatever the traced model raises
+        raise Unavailable(f"torch.onnx.export fails with transformers {transformers.__version__}: {err!r}") from err
     return target
 
 

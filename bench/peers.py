@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from contender import Contender, FloatArray, Loader, Setup
+from contender import Clock, Contender, FloatArray, Loader, Setup
 from onnx_files import export_float32, fuse_float32, quantize_int8
 from padded import MAX_PAIR_TOKENS, PaddedTokenizer
 
@@ -22,19 +22,24 @@ class SentenceTransformers:
 
     @staticmethod
     def load(setup: Setup, dtype: str) -> Any:
-        """A CrossEncoder whose tokenization time is kept in `preprocess_s`."""
+        """A CrossEncoder for the checkpoint."""
         import torch
         from sentence_transformers import CrossEncoder
 
         torch.set_num_threads(setup.num_threads)
         kwargs = {"dtype": getattr(torch, dtype), "attn_implementation": "sdpa"}
         model: Any = CrossEncoder(str(setup.checkpoint), device="cpu", max_length=MAX_PAIR_TOKENS, model_kwargs=kwargs)
+        return SentenceTransformers.with_timed_preprocessing(model, setup.clock)
+
+    @staticmethod
+    def with_timed_preprocessing(model: Any, clock: Clock) -> Any:
+        """The CrossEncoder, which from now on keeps the seconds of its tokenization in `preprocess_s`."""
         original, model.preprocess_s = model.preprocess, 0.0
 
         def timed_preprocess(*args: Any, **kwargs: Any) -> Any:
-            start = setup.clock()
+            start = clock()
             result = original(*args, **kwargs)
-            model.preprocess_s += setup.clock() - start
+            model.preprocess_s += clock() - start
             return result
 
         model.preprocess = timed_preprocess

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +13,6 @@ import numpy as np
 
 from contender import FloatArray
 from workload import Workload
-
-
-def reference_logits(checkpoint: Path, workload: Workload, cache: Path) -> FloatArray:
-    """float64 logits [num_documents] of every pair of the workload."""
-    digest = hashlib.sha256((checkpoint / "model.safetensors").read_bytes())
-    digest.update((checkpoint / "tokenizer.json").read_bytes())
-    digest.update(json.dumps([workload.query, workload.documents]).encode())
-    target = cache / f"reference-{digest.hexdigest()[:16]}.npy"
-    if not target.exists():
-        np.save(target, compute_logits(checkpoint, workload))
-    logits: FloatArray = np.load(target)
-    return logits
 
 
 def compute_logits(checkpoint: Path, workload: Workload) -> FloatArray:
@@ -41,6 +31,26 @@ def compute_logits(checkpoint: Path, workload: Workload) -> FloatArray:
             for document in workload.documents
         ]
     return np.array(logits)
+
+
+def reference_logits(
+    checkpoint: Path,
+    workload: Workload,
+    cache: Path,
+    compute: Callable[[Path, Workload], FloatArray] = compute_logits,
+    num_documents: int | None = None,
+) -> FloatArray:
+    """float64 logits of the first num_documents pairs of the workload, of all by default."""
+    workload = replace(workload, documents=workload.documents[:num_documents])
+    with (checkpoint / "model.safetensors").open("rb") as weights:
+        digest = hashlib.file_digest(weights, "sha256")
+    digest.update((checkpoint / "tokenizer.json").read_bytes())
+    digest.update(json.dumps([workload.query, workload.documents]).encode())
+    target = cache / f"reference-{digest.hexdigest()[:16]}.npy"
+    if not target.exists():
+        np.save(target, compute(checkpoint, workload))
+    logits: FloatArray = np.load(target)
+    return logits
 
 
 def max_abs_error(logits: FloatArray, reference: FloatArray) -> float:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,7 @@ Limits = dict[str, float | None]
 
 @dataclass(frozen=True, slots=True)
 class ModelResult:
-    """Everything measured on one model; gflop is the useful work of each workload."""
+    """Everything measured on one model. gflop: useful work per workload; peers: who speed is compared with."""
 
     model: str
     workloads: list[Workload]
@@ -29,6 +27,7 @@ class ModelResult:
     reference: dict[str, FloatArray]
     measurements: list[Measurement]
     skipped: dict[str, str]
+    peers: tuple[str, ...] = REFERENCE_PEERS
 
 
 def best_limits(measured: list[Limits]) -> Limits:
@@ -51,13 +50,15 @@ def format_table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
-def ratio_cells(measurement: Measurement, others: list[Measurement]) -> list[str]:
+def ratio_cells(measurement: Measurement, others: list[Measurement], peers: tuple[str, ...]) -> list[str]:
     """How many times faster than each reference peer; a dash where that peer did not run."""
     medians = {other.contender: other.median_s for other in others}
-    return [f"{medians[peer] / measurement.median_s:.2f}x" if peer in medians else "-" for peer in REFERENCE_PEERS]
+    return [f"{medians[peer] / measurement.median_s:.2f}x" if peer in medians else "-" for peer in peers]
 
 
-def workload_rows(measurements: list[Measurement], num_documents: int, gflop: float) -> list[list[str]]:
+def workload_rows(
+    measurements: list[Measurement], num_documents: int, gflop: float, peers: tuple[str, ...]
+) -> list[list[str]]:
     """One row per contender: rate or latency, its range, rate without tokenization, error, ratios, settings."""
     rows = []
     for m in measurements:
@@ -68,7 +69,7 @@ def workload_rows(measurements: list[Measurement], num_documents: int, gflop: fl
         rate_without = "-" if without is None else f"{shown(without, num_documents):.1f}"
         speed = [f"{shown(m.median_s, num_documents):.1f}", f"{low:.1f}..{high:.1f}", rate_without]
         quality = [f"{gflop / m.median_s:.0f}", f"{m.max_abs_error:.1e}", tau, load]
-        rows.append([m.contender, *speed, *quality, *ratio_cells(m, measurements), m.settings])
+        rows.append([m.contender, *speed, *quality, *ratio_cells(m, measurements, peers), m.settings])
     return rows
 
 
@@ -81,8 +82,8 @@ def format_model(result: ModelResult) -> str:
         unit = "pairs/s" if num_documents > 1 else "ms"
         size = f"{num_documents} pair(s) of {min(seqlens)}..{max(seqlens)} tokens, mean {np.mean(seqlens):.0f}"
         header = ["contender", unit, "min..max", f"{unit} w/o tok.", "GFLOP/s", "max |err|", "tau", "foreign"]
-        header += [f"vs {peer}" for peer in REFERENCE_PEERS] + ["settings"]
-        rows = workload_rows(chosen, num_documents, result.gflop[workload.name])
+        header += [f"vs {peer}" for peer in result.peers] + ["settings"]
+        rows = workload_rows(chosen, num_documents, result.gflop[workload.name], result.peers)
         parts.append(f"{result.model}, {size}\n{format_table(header, rows)}")
     parts += [f"skipped {name}: {reason}" for name, reason in result.skipped.items()]
     return "\n\n".join(parts)
@@ -101,19 +102,21 @@ def model_json(result: ModelResult) -> dict[str, Any]:
             "num_documents": len(w.documents),
             "pair_seqlens": w.pair_seqlens,
             "useful_gflop": result.gflop[w.name],
+            "num_reference_documents": len(result.reference[w.name]),
             "reference_logits_std": float(result.reference[w.name].std()),
             "reference_logits_max_abs": float(np.abs(result.reference[w.name]).max()),
         }
         for w in result.workloads
     }
-    measurements = [
-        dataclasses.asdict(m) | {"median_s": m.median_s, "is_clean": m.is_clean} for m in result.measurements
-    ]
+    measurements = samples_json(result.measurements)
     return {"model": result.model, "workloads": workloads, "measurements": measurements, "skipped": result.skipped}
 
 
-def write_json(path: Path, header: dict[str, Any], results: list[ModelResult]) -> None:
-    """The whole run; header holds machine, limits, commit and command line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    document = header | {"models": [model_json(result) for result in results]}
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+def samples_json(measurements: list[Measurement]) -> list[dict[str, Any]]:
+    """Every measurement with all its samples."""
+    return [dataclasses.asdict(m) | {"median_s": m.median_s, "is_clean": m.is_clean} for m in measurements]
+
+
+def as_json(results: list[ModelResult]) -> list[dict[str, Any]]:
+    """The whole run as plain data."""
+    return [model_json(result) for result in results]

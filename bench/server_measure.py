@@ -100,8 +100,10 @@ def send(load: Load) -> Times:
         capture_output=True,
         text=True,
         timeout=GENERATOR_TIMEOUT_S,
-        check=True,
+        check=False,
     )
+    if result.returncode:
+        raise RuntimeError(f"port {load.port}{load.path}: the load generator failed: {result.stderr[-2000:]}")
     times = Times(**json.loads(result.stdout))
     if set(times.statuses) != {"200"}:
         raise RuntimeError(f"port {load.port}{load.path}: statuses {times.statuses}")

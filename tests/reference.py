@@ -60,7 +60,7 @@ def fixed_point(x: Tensor, steps: int = 4095, run: int = 128) -> Tensor:
 
 
 def byte_steps(x: Tensor, steps: int, run: int) -> Tensor:
-    """x [rows, depth] float32 to `steps` equal steps between the least and the largest of each `run` numbers of a row."""
+    """x [rows, depth] float32 to `steps` equal steps from the least to the largest of each `run` numbers of a row."""
     depth = x.shape[1]
     runs = torch.nn.functional.pad(x, (0, -depth % run)).unflatten(1, (-1, run))
     least = runs.amin(-1, keepdim=True)

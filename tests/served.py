@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -97,7 +98,9 @@ def serving(models: LLM | dict[str, LLM], settings: ServerSettings | None = None
 def shared_client(num_labels: int = 3, head: str = llms.CLASSIFIER) -> Client:
     """A server with default settings over a shared model, started once per test run."""
     llm = llms.shared(head, num_labels)
-    return Client(create_app([ServedModel(llm, ["m", "alias"])]))
+    client = Client(create_app([ServedModel(llm, ["m", "alias"])]))
+    atexit.register(client.close)
+    return client
 
 
 def scores(reply: dict[str, Any]) -> Sequence[float]:

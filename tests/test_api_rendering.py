@@ -29,7 +29,7 @@ def reference(name: str = "Bert") -> Any:
 
 @cache
 def _ours(name: str) -> Tokenizer:
-    return Tokenizer(copy.deepcopy(_trained(name)))
+    return Tokenizer.around(copy.deepcopy(_trained(name)))
 
 
 def tokenizer(name: str = "Bert") -> Tokenizer:
@@ -284,7 +284,7 @@ def test_compressed_token_types_need_a_second_type() -> None:
 @pytest.mark.parametrize("limit", [1, 2, 5, 10])
 def test_cut_texts_fit_and_are_prefixes(name: str, limit: int) -> None:
     texts = list(tiny_models.single_texts())
-    backend = tokenizer(name).hf.backend_tokenizer
+    backend = tokenizer(name).backend
     for text, cut in zip(texts, cut_texts(tokenizer(name), texts, limit), strict=True):
         assert text.startswith(cut)
         assert len(backend.encode(cut, add_special_tokens=False).ids) <= limit
@@ -298,13 +298,13 @@ def test_cutting_keeps_whole_characters() -> None:
     from tokenizers.pre_tokenizers import ByteLevel
 
     class Bytes:
-        hf: Any
+        backend: Any
 
     alphabet = {char: index for index, char in enumerate(sorted(ByteLevel.alphabet()))}
     backend = Backend(BPE(vocab=alphabet, merges=[]))
     backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
     stub = Bytes()
-    stub.hf = type("Hf", (), {"backend_tokenizer": backend})
+    stub.backend = backend
     expected = {1: "a", 2: "a", 3: "aé", 4: "aéx", 0: "aéx"}
     for limit, text in expected.items():
         assert cut_texts(stub, ["aéx"], limit) == [text]  # type: ignore[arg-type]

@@ -140,6 +140,21 @@ def test_linear_is_batch_invariant(isa: str, arithmetic: str, restore_threads: N
             assert torch.equal(run(x[first:last], packed, "gelu", residual[first:last]), whole[first:last])
 
 
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_weight_is_the_same_packed_by_any_number_of_threads(isa: str, arithmetic: str, restore_threads: None) -> None:
+    x, weight, bias, _ = make_case((7, 384, 403))
+    gate, up = weight[:200].contiguous(), weight[200:400].contiguous()
+    ops.set_num_threads(1)
+    alone = run(x, ops.pack_weight(weight, bias, arithmetic))
+    gated = ops.linear(x, ops.pack_gated_weight(gate, up, None, None, arithmetic), activation="silu")
+    for threads in (2, 3):
+        ops.set_num_threads(threads)
+        assert torch.equal(run(x, ops.pack_weight(weight, bias, arithmetic)), alone)
+        assert torch.equal(
+            ops.linear(x, ops.pack_gated_weight(gate, up, None, None, arithmetic), activation="silu"), gated
+        )
+
+
 def test_linear_keeps_a_bad_row_to_itself(isa: str) -> None:
     x, weight, bias, _ = make_case((40, 64, 40))
     for arithmetic in ARITHMETICS:

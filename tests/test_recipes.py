@@ -290,6 +290,18 @@ def test_a_saved_reranker_with_the_prompt_of_a_known_one_is_that_one(tmp_path: P
     assert summary(adapted)[0] == "mxbai-rerank-v2"
 
 
+def test_an_embedding_model_on_the_same_backbone_is_no_reranker(tmp_path: Path) -> None:
+    """Qwen3-Embedding: architecture, tokenizer and word table are the reranker's, but modules.json pools."""
+    path = folder(tmp_path, tokenizers.qwen3(), {**QWEN3, "vocab_size": len(tokenizers.qwen3())}, "Qwen3-Reranker")
+    assert summary(run(path))[0] == "qwen3-reranker"
+    kinds = ("Transformer", "Pooling", "Normalize")
+    modules = [{"idx": i, "name": str(i), "path": f"{i}_{kind}", "type": f"x.{kind}"} for i, kind in enumerate(kinds)]
+    (path / "modules.json").write_text(json.dumps(modules))
+    adapted = run(path)
+    assert adapted.match is None and adapted.hf_config.architectures == QWEN3["architectures"]
+    assert "method" not in adapted.hf_config
+
+
 def test_broken_saved_rerankers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="LogitScore needs the ids"):
         run(saved(tmp_path / "ids", "yes", "no", score={"true_token_id": "yes"}))

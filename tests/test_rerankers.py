@@ -15,7 +15,7 @@ import torch
 import llms
 import tiny_models
 import tiny_rerankers
-from assay import LLM, PoolingParams, UnsupportedModelError, WeightsError
+from assay import LLM, ConfigError, PoolingParams, UnsupportedModelError, WeightsError
 from test_score_templates import CASES
 from tiny_rerankers import RERANKERS
 
@@ -88,6 +88,22 @@ def test_the_seed_pages_overrides_give_the_same(kind: str, folders: dict[str, Pa
         assert config.architectures == RERANKERS[kind].overrides["architectures"]
 
 
+@pytest.mark.parametrize("kind", CONVERTED)
+def test_texts_that_carry_the_prompt_get_it_once(kind: str, folders: dict[str, Path]) -> None:
+    """Code written before there were templates formats both sides itself; a document alone cannot claim that."""
+    by_hand, _ = CASES[TEMPLATES[kind]]
+    for task in (None, "Find passages about batteries"):
+        text = by_hand(QUERY, "\0", task)
+        query, tail = text.split("\0")
+        with LLM(folders[kind], hf_overrides=RERANKERS[kind].overrides) as llm:
+            outputs = llm.score(query, [doc + tail for doc in DOCS[:5]])
+            assert [output.prompt_token_ids for output in outputs] == [
+                prompt(kind, QUERY, doc, task) for doc in DOCS[:5]
+            ]
+            (half,) = llm.score(QUERY, DOCS[0] + tail)
+            assert half.prompt_token_ids == prompt(kind, QUERY, DOCS[0] + tail)
+
+
 def test_instructions_reach_the_prompt(folders: dict[str, Path]) -> None:
     for kind in ("qwen3-reranker", "mxbai-rerank-v2"):
         with LLM(folders[kind]) as llm:
@@ -158,6 +174,15 @@ def test_without_a_recipe_the_texts_are_joined_and_it_is_said_once(
     with caplog.at_level(logging.WARNING, "assay"), LLM(stranger, hf_overrides=overrides) as llm:
         llm.score(QUERY, DOCS[:3], chat_template="{{ messages[0].content }}")
     assert "without a template" not in caplog.text
+
+
+@pytest.mark.parametrize("head", [llms.CLASSIFIER, llms.TOKENS])
+def test_an_encoder_has_no_language_model_head_to_take_rows_of(head: str) -> None:
+    overrides = {"classifier_from_token": ["no", "yes"], "method": "from_2_way_softmax"}
+    with pytest.raises(ConfigError, match=f"make a head of a language model's; Bert{head} has none"):
+        llms.load(head, hf_overrides=overrides)
+    with llms.load(head, hf_overrides={"method": "a key of someone else's"}) as llm:
+        assert llm.labels
 
 
 def test_several_tokens_make_several_labels(stranger: Path) -> None:

@@ -11,7 +11,7 @@ import reranker_tokenizers
 import tiny_models
 from assay.errors import ValidationError
 from assay.rendering import Renderer
-from assay.templated import ScoreTemplate, TemplatedPair, added_bos
+from assay.templated import ScoreTemplate, TemplatedPair, added_bos, ends_of
 from assay.templates import Template, template_source
 from assay.tokenize_options import tokenize_options
 from assay.tokenizer import Tokenizer
@@ -72,7 +72,7 @@ CASES = {
 
 @cache
 def tokenizer(name: str) -> Tokenizer:
-    return Tokenizer(CASES[name][1]())
+    return Tokenizer.around(CASES[name][1]())
 
 
 def template(name: str, **variables: Any) -> ScoreTemplate:
@@ -106,6 +106,18 @@ def test_instructions_stand_where_the_model_card_has_them(name: str, key: str) -
     assert template(name, **{key: ""}).text(QUERY, DOC) == CASES[name][0](QUERY, DOC)
 
 
+def test_the_ends_of_a_prompt_are_what_no_pair_changes() -> None:
+    for name, (by_hand, _) in CASES.items():
+        found = ends_of(Template(template_source(name)))
+        if name == "nemotron-rerank.jinja":
+            assert found is None, "it ends with the document"
+            continue
+        assert found is not None
+        for query, doc, task in (("a", "b", None), (QUERY, DOC, "Find it"), ("", "", "")):
+            text = by_hand(query, doc, task)
+            assert text.startswith(found[0]) and text.endswith(found[1])
+
+
 def test_gemmas_question_can_be_replaced() -> None:
     text = template("bge-reranker-v2-gemma.jinja", prompt="Is B true?").text(QUERY, DOC)
     assert text == f"A: {QUERY}\nB: {DOC}\nIs B true?"
@@ -131,7 +143,7 @@ def test_a_bos_in_the_template_is_not_doubled() -> None:
     for kwargs in ({}, {"add_special_tokens": False}):
         pair = TemplatedPair(with_bos, QUERY, DOC)
         (sequence,) = renderer.render([pair], tokenize_options(kwargs, MAX_MODEL_LEN))
-        assert sequence.input_ids.count(ours.hf.bos_token_id) == 1
+        assert sequence.input_ids.count(ours.facts.bos_token_id) == 1
         assert ours.decode(sequence.input_ids) == f"<|begin_of_text|>question:{QUERY} passage:{DOC}"
 
 

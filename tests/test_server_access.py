@@ -131,6 +131,45 @@ def test_root_path_is_not_part_of_what_is_guarded() -> None:
         assert client.run(keyed).status_code == 200
 
 
+class Stamping:
+    """An ASGI middleware as `--middleware` takes them."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def stamped(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-stamp", b"class")]
+            await send(message)
+
+        await self.app(scope, receive, stamped)
+
+
+async def marking(request: Any, call_next: Any) -> Any:
+    """A function as `--middleware` takes them."""
+    response = await call_next(request)
+    response.headers["x-function"] = "yes"
+    return response
+
+
+def test_middleware_of_the_users_own() -> None:
+    settings = ServerSettings(middleware=(f"{__name__}.Stamping", f"{__name__}.marking"))
+    with serving(llms.shared(), settings) as client:
+        response = client.post("/classify", BODY)
+        assert (response.status_code, response.headers["x-stamp"], response.headers["x-function"]) == (
+            200,
+            "class",
+            "yes",
+        )
+    for path in ("nowhere.at_all", f"{__name__}.missing", "nodot"):
+        with (
+            pytest.raises(ConfigError, match="cannot be imported"),
+            serving(llms.shared(), ServerSettings(middleware=(path,))),
+        ):
+            pass
+
+
 def test_without_keys_everything_is_open() -> None:
     shared_client().ok("/classify", BODY, headers={"Authorization": "Bearer whatever"})
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import llms
-from assay.errors import ConfigError
+from assay.errors import ConfigError, MissingExtra
 from assay.server import launch
-from assay.server.flags import ENGINE_OPTIONS, parse, parser
+from assay.server.command_line import parse
+from assay.server.flags import ENGINE_OPTIONS, parser
 from assay.server.settings import ModelSpec, ServerSettings
+from assay.server.tracing import Tracing
 
 
 def settings(*arguments: str) -> ServerSettings:
@@ -149,6 +153,15 @@ def test_main_reports_in_one_line(capsys: pytest.CaptureFixture[str], monkeypatc
     assert lines[-1].startswith("assay serve: ") and "there is no such folder" in lines[-1]
 
 
+def test_a_missing_extra_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "assay.server.loop", None)
+    assert launch.main(["demo"], "assay serve") == launch.FAILED
+    assert "pip install 'assay[server]'" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
+    with pytest.raises(MissingExtra, match=r"assay\[otel\]"):
+        Tracing.to_endpoint("http://localhost:4318")
+
+
 def test_help_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         launch.main(["--help"], "assay serve")
@@ -157,3 +170,12 @@ def test_help_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     for action in parser("assay serve")._actions:
         for option in action.option_strings:
             assert option in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "limit"), [([], launch.DEFAULT_QUEUED_TOKENS), (["--max-queued-tokens", "7"], 7)]
+)
+def test_work_that_waits_is_bounded_unless_told_otherwise(arguments, limit):
+    with ExitStack() as stack:
+        (model,) = launch.load_models(parse([str(llms.folder()), *arguments], "assay serve"), stack)
+        assert model.llm.llm_engine.vllm_config.scheduler_config.max_queued_tokens == limit

@@ -80,6 +80,7 @@ def post(client: httpx.Client, body: dict[str, Any]) -> tuple[threading.Thread, 
     return thread, responses
 
 
+@pytest.mark.slow
 def test_process_serves_and_drains_on_sigterm(tmp_path: Path, connect: Connect) -> None:
     socket, log = tmp_path / "s", tmp_path / "log"
     command = [sys.executable, "-m", "assay.server", str(llms.folder()), "--uds", str(socket), "--log-format", "json"]

@@ -26,6 +26,8 @@ def record(**facts: Any) -> logging.LogRecord:
 def test_formats_are_lines_for_people_and_for_machines() -> None:
     line = TextFormatter().format(record(method="POST", status=200))
     assert line.endswith("INFO assay.access request method=POST status=200")
+    forged = TextFormatter().format(record(request_id="a\n2026 INFO forged status=200", path="/a b"))
+    assert forged.endswith(r'request_id="a\n2026 INFO forged status=200" path="/a b"')
     entry = json.loads(JsonFormatter().format(record(method="POST", status=200)))
     assert entry.pop("time").endswith("Z")
     assert entry == {
@@ -74,7 +76,9 @@ def test_spans_stand_below_the_callers_and_hold_no_text() -> None:
     with serving(llms.shared(), tracing=Tracing(provider.get_tracer("test"))) as client:
         client.ok("/classify", {"input": [SECRET, "b"]}, headers={"traceparent": parent})
         client.ok("/classify", {"input": "alone"})
-    below, alone = exporter.get_finished_spans()
+        client.error("/classify", {"input": "x", "truncate_prompt_tokens": SECRET})
+    below, alone, failed = exporter.get_finished_spans()
+    assert failed.attributes["error.type"] == "Refused" and SECRET not in failed.to_json()
     assert below.name == "classify"
     assert format(below.context.trace_id, "032x") == "0af7651916cd43dd8448eb211c80319c"
     assert below.parent is not None and format(below.parent.span_id, "016x") == "b7ad6b7169203331"

@@ -301,6 +301,14 @@ def test_metrics_count_what_was_done() -> None:
         assert lines['assay_http_requests_total{method="POST",route="",status="404"}'] == "1.0"
 
 
+def test_cache_salts_keep_tenants_apart() -> None:
+    with llms.load(result_cache_bytes=1 << 20) as llm, serving(llm) as client:
+        bodies = [{"input": "the same text", "cache_salt": salt} for salt in ("a", "b", "a", None, "b")]
+        replies = [client.ok("/classify", body)["data"] for body in bodies]
+        assert all(reply == replies[0] for reply in replies)
+        assert llm.session.engine.stats().cache_hits == 2  # the second "a" and the second "b"
+
+
 def test_several_models_are_told_apart_by_name() -> None:
     models = {"labels": llms.shared(), "ranker": llms.shared(num_labels=1), "vectors": llms.shared(llms.MODEL)}
     with serving(models) as client:

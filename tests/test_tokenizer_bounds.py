@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from assay.errors import ValidationError
 from assay.rendering import Renderer
 from assay.tokenize_options import TokenizeOptions
 from assay.tokenizer import Tokenizer
+from assay.tokenizer_facts import facts_of
 from tiny_models import SENTENCES
 
 LLAMA_3 = (
@@ -33,7 +35,7 @@ RUNS = ("7" * 100, "x" * 150, "日本語" * 40, "A1" * 60, "🇩🇪" * 30, "e\u
 @cache
 def tokenizer(kind: str) -> Tokenizer:
     if kind in tiny_models.FAMILIES:
-        return Tokenizer(tiny_models.FAMILIES[kind].tokenizer())
+        return Tokenizer.around(tiny_models.FAMILIES[kind].tokenizer())
     base = tiny_models.FAMILIES["Roberta" if kind == "llama-3" else "XLMRoberta"].tokenizer()
     backend = Backend.from_str(base.backend_tokenizer.to_str())
     if kind == "llama-3":
@@ -41,7 +43,7 @@ def tokenizer(kind: str) -> Tokenizer:
         backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
     else:
         backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    return Tokenizer(transformers.PreTrainedTokenizerFast(tokenizer_object=backend))
+    return Tokenizer.around(transformers.PreTrainedTokenizerFast(tokenizer_object=backend))
 
 
 def fuzzed_text(rng: random.Random, special: list[str]) -> str:
@@ -65,7 +67,7 @@ def fuzzed_text(rng: random.Random, special: list[str]) -> str:
 
 def fuzzed_inputs(kind: str, count: int) -> Iterator[tuple[str | tuple[str, str], int]]:
     rng = random.Random(kind)
-    special = [token.content for token in tokenizer(kind).hf.added_tokens_decoder.values()]
+    special = [token.content for token in tokenizer(kind).backend.get_added_tokens_decoder().values()]
     for _ in range(count):
         text = fuzzed_text(rng, special)
         prompt = text if rng.random() < 0.5 else (text, fuzzed_text(rng, special))
@@ -76,7 +78,7 @@ def fuzzed_inputs(kind: str, count: int) -> Iterator[tuple[str | tuple[str, str]
 @pytest.mark.parametrize("kind", KINDS)
 def test_bounded_truncation_gives_the_ids_of_encoding_all_and_cutting(kind: str, side: str) -> None:
     ours = tokenizer(kind)
-    ours.hf.truncation_side = side
+    ours.facts = dataclasses.replace(ours.facts, truncation_side=side)
     num_bounded = 0
     for prompt, length in fuzzed_inputs(kind, 120):
         for explicit in (None, side):
@@ -128,13 +130,7 @@ class CountingBackend:
 def counted() -> tuple[Tokenizer, CountingBackend]:
     hf = tiny_models.FAMILIES["Bert"].tokenizer()
     counting = CountingBackend(hf.backend_tokenizer)
-
-    class Counted:
-        backend_tokenizer = counting
-        model_input_names = hf.model_input_names
-        truncation_side = "right"
-
-    ours = Tokenizer(Counted())
+    ours = Tokenizer(counting, facts_of(hf), lambda: hf)
     counting.texts.clear()
     return ours, counting
 
@@ -193,7 +189,7 @@ def test_an_unusual_post_processor_falls_back_to_whole_pairs(order: str) -> None
     hf.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair=f"[CLS] {order} [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    ours = Tokenizer(hf)
+    ours = Tokenizer.around(hf)
     for pair in (("a fox", "the dog jumps"), ("", "dog")):
         expected = hf([pair[0]], [pair[1]])["input_ids"][0]
         assert ours.encode_batch([pair])[0].input_ids == expected

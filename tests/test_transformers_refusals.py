@@ -35,7 +35,6 @@ REFUSED = {
     "JambaForSequenceClassification": ({}, "carries a state from token to token"),
     "Lfm2Model": ({"layer_types": ["conv", "full_attention"]}, rf"conv.* multiplies by .* itself; {_MATRICES}"),
     "GptOssForSequenceClassification": ({"num_local_experts": 2}, rf"multiplies by .* itself; {_MATRICES}"),
-    "GraniteMoeModel": ({"num_local_experts": 2}, rf"multiplies by .* itself; {_MATRICES}"),
     "EsmForSequenceClassification": ({"token_dropout": True}, "scales embeddings by how many tokens"),
     "CLIPModel": ({}, r"is made of several models \(text_config, vision_config\)"),
     "ViTModel": ({"num_attention_heads": 4}, "ViTModel takes no input_ids"),
@@ -119,9 +118,18 @@ def test_embeddings_that_reach_the_neighbouring_token_are_found_at_start_up(dtyp
         start(folder, dtype)
 
 
-def test_positions_counted_over_the_whole_batch_are_found_at_start_up(tmp_path):
-    folder = make(tmp_path / "model", "Esm", token_dropout=False, position_embedding_type="rotary")
-    with pytest.raises(UnsupportedModelError, match="EsmForSequenceClassification gives an input other bits"):
+def test_positions_counted_over_the_whole_batch_are_found_at_start_up(tmp_path, monkeypatch):
+    from transformers.models.albert.modeling_albert import AlbertEmbeddings
+
+    forward = AlbertEmbeddings.forward
+
+    def counts_on(self, input_ids=None, token_type_ids=None, position_ids=None, **others):
+        return forward(self, input_ids, token_type_ids, None, **others)
+
+    folder = make(tmp_path / "model", "Albert", initializer_range=1.0)
+    start(folder)
+    monkeypatch.setattr(AlbertEmbeddings, "forward", counts_on)
+    with pytest.raises(UnsupportedModelError, match="AlbertForSequenceClassification gives an input other bits"):
         start(folder)
 
 

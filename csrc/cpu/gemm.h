@@ -95,25 +95,30 @@ void pack_weight_row(const PackWeightParams& p, std::int64_t row, char* panel, i
   }
 }
 
-// The rows of p.weight, panel_features a panel, from column first_col of each panel on.
+// The rows of p.weight, panel_features a panel, from column first_col of each panel on. A panel is one thread's work,
+// so that no two threads write to a cache line.
 template <typename Policy>
-void pack_matrix(const PackWeightParams& p, bool is_gated, std::int64_t first_col) {
+void pack_matrix(const PackWeightParams& p, ThreadPool& pool, bool is_gated, std::int64_t first_col) {
   const std::int64_t panel_bytes = weight_panel_bytes<Policy>(p.in_features);
   const std::int64_t features = panel_features<Policy>(is_gated);
-  for (std::int64_t row = 0; row < p.out_features; ++row) {
-    pack_weight_row<Policy>(p, row, static_cast<char*>(p.packed) + row / features * panel_bytes,
-                            static_cast<int>(first_col + row % features));
-  }
+  parallel_rows(pool, ceil_div(p.out_features, features), 1, p.out_features * p.in_features,
+                [&](std::int64_t first, std::int64_t last) {
+                  const std::int64_t stop = min_of(last * features, p.out_features);
+                  for (std::int64_t row = first * features; row < stop; ++row) {
+                    pack_weight_row<Policy>(p, row, static_cast<char*>(p.packed) + row / features * panel_bytes,
+                                            static_cast<int>(first_col + row % features));
+                  }
+                });
 }
 
 template <typename Policy>
-void pack_weight_panels(const PackWeightParams& p) {
+void pack_weight_panels(const PackWeightParams& p, ThreadPool& pool) {
   const bool is_gated = p.up != nullptr;
-  pack_matrix<Policy>(p, is_gated, 0);
+  pack_matrix<Policy>(p, pool, is_gated, 0);
   if (!is_gated) return;
   PackWeightParams up = p;
   up.weight = p.up;
-  pack_matrix<Policy>(up, is_gated, panel_features<Policy>(is_gated));
+  pack_matrix<Policy>(up, pool, is_gated, panel_features<Policy>(is_gated));
 }
 
 // What a panel needs between its last put_input and its first micro: nothing, but for what becomes integers.
@@ -383,16 +388,16 @@ std::size_t packed_weight_size(std::int64_t out_features, std::int64_t in_featur
   return 0;
 }
 
-void pack_weight(const PackWeightParams& params) {
+void pack_weight(const PackWeightParams& params, ThreadPool& pool) {
   switch (params.arithmetic) {
     case Arithmetic::kFloat32:
-      return pack_weight_panels<Float32Policy>(params);
+      return pack_weight_panels<Float32Policy>(params, pool);
     case Arithmetic::kFloat32Fma:
-      return pack_weight_panels<FmaFloat32>(params);
+      return pack_weight_panels<FmaFloat32>(params, pool);
     case Arithmetic::kBFloat16:
-      return pack_weight_panels<Bfloat16Policy>(params);
+      return pack_weight_panels<Bfloat16Policy>(params, pool);
     case Arithmetic::kInt8:
-      return pack_weight_panels<Int8Policy>(params);
+      return pack_weight_panels<Int8Policy>(params, pool);
   }
 }
 

@@ -16,7 +16,7 @@ struct KernelTable {
   const char* (*arithmetic_name)(Arithmetic arithmetic);
   std::size_t (*packed_weight_size)(std::int64_t out_features, std::int64_t in_features, Arithmetic arithmetic,
                                     bool is_gated);
-  void (*pack_weight)(const PackWeightParams& params);
+  void (*pack_weight)(const PackWeightParams& params, ThreadPool& pool);
   void (*linear)(const LinearParams& params, ThreadPool& pool);
   void (*embed)(const EmbedParams& params, ThreadPool& pool);
   void (*layer_norm)(const LayerNormParams& params, ThreadPool& pool);

@@ -61,13 +61,15 @@ void PackedWeight::pack(const TensorView& weight, const TensorView& up) {
   size_bytes_ = table_->packed_weight_size(out_features_, in_features_, arithmetic_, is_gated_);
   data_.reset(::operator new(size_bytes_, std::align_val_t{kAlignment}));
   std::memset(data_.get(), 0, size_bytes_);
+  const std::shared_ptr<ThreadPool> pool = global_pool();
   table_->pack_weight({.weight = weight.data,
                        .up = up.data,
                        .weight_dtype = weight.dtype,
                        .out_features = out_features_,
                        .in_features = in_features_,
                        .arithmetic = arithmetic_,
-                       .packed = data_.get()});
+                       .packed = data_.get()},
+                      *pool);
 }
 
 PackedWeightView PackedWeight::view() const {

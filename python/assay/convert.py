@@ -53,6 +53,20 @@ class HeadPlan:
         return config
 
 
+def asks_for_rows(hf_config: HFConfig) -> bool:
+    """Whether the config wants a head made of rows of a language-model head."""
+    return hf_config.get("method") in METHODS or bool(hf_config.get(_ORIGINAL))
+
+
+def refuse_rows(hf_config: HFConfig, architecture: str) -> None:
+    """Raise ConfigError where such a head is asked of an architecture that has no language-model head."""
+    if asks_for_rows(hf_config):
+        raise ConfigError(
+            f"method and classifier_from_token make a head of a language model's; {architecture} has none: "
+            f"leave them out of hf_overrides"
+        )
+
+
 def plan_head(
     hf_config: HFConfig, architecture: str, tokenizer_ids: Callable[[Sequence[str]], Sequence[int]]
 ) -> HeadPlan:

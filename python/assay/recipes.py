@@ -126,7 +126,11 @@ def recognise(files: ModelFiles, hf_config: HFConfig) -> Match | None:
     """
     architecture = next(iter(hf_config.architectures), "")
     candidates = [known for known in KNOWN if architecture in (known.causal, known.recipe.classifier)]
-    saved = read_saved_reranker(files.folder) if architecture.endswith("ForCausalLM") else None
+    saved = None
+    if architecture.endswith("ForCausalLM"):
+        saved = read_saved_reranker(files.folder)
+        if saved is None and (files.folder / "modules.json").is_file():
+            return None  # the folder says what it is: an embedding model on the same backbone
     if not candidates and saved is None:
         return None
     vocabulary = Vocabulary(files.tokenizer_folder or files.folder)

@@ -25,7 +25,8 @@ class ScoreTemplate:
 
     variables: what else it may read (`instruction`, ...). prompt: a system message before every pair; takes_system: an
     instruction stands there too. added_bos: the token the tokenizer puts in front by itself, as text: where the
-    template writes it as well it is dropped, so that it is there once. frames: pairs without document, encoded already.
+    template writes it as well it is dropped, so that it is there once. ends: how every text of it begins and ends,
+    where pairs may come rendered already. frames: pairs without document, encoded already.
     """
 
     template: Template
@@ -33,6 +34,7 @@ class ScoreTemplate:
     prompt: str | None = None
     takes_system: bool = False
     added_bos: str | None = None
+    ends: tuple[str, str] | None = None
     frames: dict[str, Sequence] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def text(self, query: str, doc: str, *, has_special_tokens: bool = True) -> str:
@@ -43,6 +45,10 @@ class ScoreTemplate:
             messages.insert(0, {"role": "system", "content": system})
         text = self.template.render([self._message(message) for message in messages], **self.variables)
         return text.removeprefix(self.added_bos) if has_special_tokens and self.added_bos else text
+
+    def has_rendered(self, query: str, doc: str) -> bool:
+        """Whether the caller has put the prompt around the pair already: the two texts are then only joined."""
+        return self.ends is not None and query.startswith(self.ends[0]) and doc.endswith(self.ends[1])
 
     @property
     def _instruction(self) -> str | None:
@@ -112,6 +118,20 @@ class TemplatedPair:
         return text.lower() if options.do_lower_case else text
 
 
+def ends_of(template: Template) -> tuple[str, str] | None:
+    """How every text of a template begins and ends; None where a pair stands at one of its ends."""
+    variables: tuple[dict[str, str], ...] = ({"instruction": "a"}, {"instruction": "b"}, {})
+    texts = [ScoreTemplate(template, each).text(mark, mark) for each, mark in zip(variables, "abc", strict=True)]
+    head, tail = _common_start(texts), _common_start([text[::-1] for text in texts])[::-1]
+    return (head, tail) if head and tail else None
+
+
+def _common_start(texts: list[str]) -> str:
+    first, last = min(texts), max(texts)
+    size = next((index for index, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[:size]
+
+
 def _encoded(tokenizer: Tokenizer, text: str, options: TokenizeOptions) -> Sequence:
     (sequence,) = tokenizer.encode_batch([text], add_special_tokens=options.add_special_tokens)
     return sequence
@@ -119,6 +139,6 @@ def _encoded(tokenizer: Tokenizer, text: str, options: TokenizeOptions) -> Seque
 
 def added_bos(tokenizer: Tokenizer) -> str | None:
     """The token that begins every encoding of a text, as text; None where the tokenizer adds none in front."""
-    token, token_id = tokenizer.hf.bos_token, tokenizer.hf.bos_token_id
+    token, token_id = tokenizer.facts.special_tokens.get("bos_token"), tokenizer.facts.bos_token_id
     (empty,) = tokenizer.encode_batch([""])
-    return str(token) if token is not None and empty.input_ids[:1] == [token_id] else None
+    return token if token is not None and empty.input_ids[:1] == [token_id] else None

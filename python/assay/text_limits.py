@@ -40,7 +40,7 @@ def _end(text: str, size: int, side: str) -> str:
 
 def _offsets(tokenizer: Tokenizer, texts: list[str]) -> list[Offsets]:
     """Start and end character of every content token."""
-    encodings = tokenizer.hf.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
+    encodings = tokenizer.backend.encode_batch(texts, add_special_tokens=False)
     return [encoding.offsets for encoding in encodings]
 
 

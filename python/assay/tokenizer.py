@@ -9,6 +9,7 @@ kept. A tokenizer whose encodings are not put together that way encodes texts an
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assay.batch import Sequence
@@ -16,6 +17,8 @@ from assay.content import Content, ContentEncoder
 from assay.errors import ConfigError, UnsupportedModelError, ValidationError
 from assay.files import sentence_config
 from assay.special_layout import SpecialLayout
+from assay.tokenizer_facts import facts_of
+from assay.tokenizer_files import plain_tokenizer
 from assay.truncation import Cut, checked_types, end_of, longest_first, second_gives
 
 if TYPE_CHECKING:
@@ -23,34 +26,27 @@ if TYPE_CHECKING:
 
     from assay.files import ModelFiles
     from assay.hf_config import HFConfig
+    from assay.tokenizer_facts import TokenizerFacts
 
     Text = str | tuple[str, str]
-
-_UNSET_LENGTH = 10**9
-"""transformers stores about 1e30 where a tokenizer has no model_max_length."""
-
 
 MAX_FIRST_TEXTS = 64
 """First texts of pairs kept encoded for later chunks; where every pair has its own there is nothing to gain."""
 
 
 class Tokenizer:
-    """Encodes single texts and pairs; `hf` is the transformers tokenizer it stands on."""
+    """Encodes single texts and pairs.
 
-    def __init__(self, hf: Any, *, do_lower_case: bool = False) -> None:
-        backend = getattr(hf, "backend_tokenizer", None)
-        if backend is None:
-            raise UnsupportedModelError(
-                f"tokenizer {type(hf).__name__} has no fast (Rust) backend: save it as tokenizer.json first"
-            )
-        self.hf = hf
-        self._backend = backend
-        backend.no_truncation()
-        backend.no_padding()
-        if do_lower_case:
-            _lower_first(backend)
+    backend: the `tokenizers.Tokenizer`, without truncation and padding. facts: what else is asked of it.
+    """
+
+    def __init__(
+        self, backend: Any, facts: TokenizerFacts, load_hf: Callable[[], Any], *, do_lower_case: bool = False
+    ) -> None:
+        self.backend = backend
+        self.facts = facts
+        self._load_hf = load_hf
         self.do_lower_case = do_lower_case
-        self._has_types = "token_type_ids" in hf.model_input_names
         self._num_added = {pair: backend.num_special_tokens_to_add(pair) for pair in (False, True)}
         self.content = ContentEncoder(backend)
         self._layouts = {
@@ -69,39 +65,58 @@ class Tokenizer:
         token: str | bool | None = None,
     ) -> Tokenizer:
         """The tokenizer of the model folder, or another one by name or folder; raises ConfigError where none loads."""
-        del hf_config  # transformers reads the model type from the folder itself
-        from transformers import AutoTokenizer
-
+        del hf_config  # the model type is read from the tokenizer's own folder, as transformers does
         source = str(files.folder) if tokenizer is None else tokenizer
-        try:
-            hf = AutoTokenizer.from_pretrained(
-                source,
-                revision=None if tokenizer is None else revision,
-                token=token,
-                local_files_only=tokenizer is None,
-                trust_remote_code=False,
+        do_lower_case = bool(sentence_config(files.folder).get("do_lower_case", False))
+
+        def from_transformers() -> Any:
+            return _from_transformers(
+                source, None if tokenizer is None else revision, token, is_local=tokenizer is None
             )
-        except (OSError, ValueError, KeyError, ImportError, TypeError) as err:
-            raise ConfigError(f"tokenizer {source!r} cannot be loaded: {err}") from err
-        if len(hf) <= len(set(hf.all_special_ids)):  # transformers makes an empty one up where files are missing
-            raise ConfigError(f"tokenizer {source!r} has no vocabulary: its files are missing")
-        return cls(hf, do_lower_case=bool(sentence_config(files.folder).get("do_lower_case", False)))
+
+        def load_hf() -> Any:
+            hf = from_transformers()
+            _prepare(hf.backend_tokenizer, do_lower_case)
+            return hf
+
+        plain = plain_tokenizer(Path(source)) if Path(source).is_dir() else None
+        if plain is not None:
+            _prepare(plain.backend, do_lower_case)
+            return cls(plain.backend, plain.facts, load_hf, do_lower_case=do_lower_case)
+        return cls.around(from_transformers(), do_lower_case=do_lower_case)
+
+    @classmethod
+    def around(cls, hf: Any, *, do_lower_case: bool = False) -> Tokenizer:
+        """The same around a transformers tokenizer; raises UnsupportedModelError where it has no fast backend."""
+        backend = getattr(hf, "backend_tokenizer", None)
+        if backend is None:
+            raise UnsupportedModelError(
+                f"tokenizer {type(hf).__name__} has no fast (Rust) backend: save it as tokenizer.json first"
+            )
+        _prepare(backend, do_lower_case)
+        return cls(backend, facts_of(hf), lambda: hf, do_lower_case=do_lower_case)
+
+    @functools.cached_property
+    def hf(self) -> Any:
+        """The transformers tokenizer of the same files; raises ConfigError where they are gone by now.
+
+        Importing transformers takes seconds, so whoever needs only ids and `facts` leaves this alone.
+        """
+        return self._load_hf()
 
     @property
     def pad_token_id(self) -> int | None:
-        value: int | None = self.hf.pad_token_id
-        return value
+        return self.facts.pad_token_id
 
     @property
     def model_max_length(self) -> int | None:
         """The tokenizer's own length limit, None where it states none."""
-        limit = self.hf.model_max_length
-        return None if limit is None or limit >= _UNSET_LENGTH else int(limit)
+        return self.facts.model_max_length
 
     @property
     def truncation_side(self) -> str:
         """The side the tokenizer cuts when the caller names none."""
-        return str(self.hf.truncation_side)
+        return self.facts.truncation_side
 
     @functools.cached_property
     def max_token_id(self) -> int:
@@ -115,16 +130,20 @@ class Tokenizer:
 
     @functools.cached_property
     def _vocab(self) -> dict[str, int]:
-        vocab: dict[str, int] = self._backend.get_vocab(with_added_tokens=True)
+        vocab: dict[str, int] = self.backend.get_vocab(with_added_tokens=True)
         return vocab
 
     def num_special_tokens(self, *, is_pair: bool) -> int:
         """How many special tokens an encoding carries."""
         return int(self._num_added[is_pair])
 
+    def tokens(self, token_ids: list[int]) -> list[str | None]:
+        """The vocabulary's entry for every id; None where there is none."""
+        return [self.backend.id_to_token(token_id) for token_id in token_ids]
+
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool = False) -> str:
         """Text of token ids."""
-        return str(self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens))
+        return str(self.backend.decode(token_ids, skip_special_tokens=skip_special_tokens))
 
     def encode_batch(
         self,
@@ -195,7 +214,7 @@ class Tokenizer:
             first, second = firsts[text[0]], content
             if cut.needs_counts(layout, first, second):
                 first, second = self.content.encode(list(text))
-            sequences.append(cut.pair(layout, first, second, has_types=self._has_types))
+            sequences.append(cut.pair(layout, first, second, has_types=self.facts.has_token_types))
         return sequences
 
     def encode_whole(
@@ -212,7 +231,7 @@ class Tokenizer:
         for text, encoding in zip(texts, self._encode(texts, add_special_tokens), strict=True):
             is_pair = not isinstance(text, str)
             ids: list[int] = encoding.ids
-            types: list[int] | None = encoding.type_ids if self._has_types and is_pair else None
+            types: list[int] | None = encoding.type_ids if self.facts.has_token_types and is_pair else None
             size = len(ids)
             if truncate_to is not None and size > truncate_to:
                 if truncation_side is None:
@@ -231,8 +250,8 @@ class Tokenizer:
         try:
             if len(texts) == 1:  # the batch form would wake the backend's thread pool for nothing
                 single = (texts[0],) if isinstance(texts[0], str) else texts[0]
-                return [self._backend.encode(*single, add_special_tokens=add_special_tokens)]
-            encodings: list[Any] = self._backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
+                return [self.backend.encode(*single, add_special_tokens=add_special_tokens)]
+            encodings: list[Any] = self.backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
         except TypeError:
             for text in texts:
                 _check_text(text)
@@ -285,6 +304,29 @@ def _check_text(text: Any) -> None:
                 f"the prompt is not valid Unicode: lone surrogate U+{ord(part[err.start]):04X} at index {err.start}",
                 "prompt",
             ) from None
+
+
+def _from_transformers(source: str, revision: str | None, token: str | bool | None, *, is_local: bool) -> Any:
+    """A transformers tokenizer by folder or name; raises ConfigError or UnsupportedModelError."""
+    from transformers import AutoTokenizer
+
+    try:
+        hf = AutoTokenizer.from_pretrained(
+            source, revision=revision, token=token, local_files_only=is_local, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, ImportError, TypeError) as err:
+        raise ConfigError(f"tokenizer {source!r} cannot be loaded: {err}") from err
+    if len(hf) <= len(set(hf.all_special_ids)):  # transformers makes an empty one up where files are missing
+        raise ConfigError(f"tokenizer {source!r} has no vocabulary: its files are missing")
+    return hf
+
+
+def _prepare(backend: Any, do_lower_case: bool) -> None:
+    """The last changes to a backend: from here on any number of threads may use it."""
+    backend.no_truncation()
+    backend.no_padding()
+    if do_lower_case:
+        _lower_first(backend)
 
 
 def _lower_first(backend: Any) -> None:

@@ -8,6 +8,7 @@ from assay.adapt import adapt
 from assay.arena import Arena
 from assay.batch import Sequence, pack
 from assay.config import PoolerConfig
+from assay.convert import asks_for_rows
 from assay.doctor.language_model import LanguageModel
 from assay.doctor.trace import Trace
 from assay.hf_config import HFConfig
@@ -50,15 +51,13 @@ class Subject:
     def language_model(self) -> LanguageModel | None:
         """How transformers runs the model, where its head is made of a language model's."""
         config = self.model.hf_config
-        is_converted = config.get("method") is not None or bool(config.get("is_original_qwen3_reranker"))
-        return LanguageModel(config, self.recipe) if is_converted else None
+        return LanguageModel(config, self.recipe) if asks_for_rows(config) else None
 
     def _score_template(self) -> ScoreTemplate | None:
         source = None if self.recipe is None else self.recipe.template_source()
         if self.recipe is None or source is None:
             return None
-        tokens = {name: token for name, token in self.tokenizer.hf.special_tokens_map.items() if isinstance(token, str)}
-        template = Template(source, tokens)
+        template = Template(source, self.tokenizer.facts.special_tokens)
         return ScoreTemplate(
             template, self.recipe.template_kwargs, self.recipe.prompt, added_bos=added_bos(self.tokenizer)
         )

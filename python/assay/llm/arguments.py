@@ -128,12 +128,13 @@ def engine_config_from(
     max_num_batched_tokens: int | None,
     max_batch_size: int | None,
     max_num_seqs: int | None,
+    num_threads: int | None,
     **others: Any,
 ) -> EngineConfig:
     """The engine's settings; the budgets may each be given under their own name or the other engine's."""
     tokens = _either("max_batch_tokens", max_batch_tokens, "max_num_batched_tokens", max_num_batched_tokens)
     size = _either("max_batch_size", max_batch_size, "max_num_seqs", max_num_seqs)
-    given: dict[str, Any] = {"max_batch_tokens": tokens, "max_batch_size": size, **others}
+    given: dict[str, Any] = {"max_batch_tokens": tokens, "max_batch_size": size, "num_threads": num_threads, **others}
     return EngineConfig(**{name: value for name, value in given.items() if value is not None})
 
 

@@ -108,7 +108,7 @@ class LLM:
             max_num_batched_tokens,
             max_batch_size,
             max_num_seqs,
-            num_threads=num_threads,
+            num_threads,
             scheduling_policy=scheduling_policy,
             max_queued_tokens=max_queued_tokens,
             result_cache_bytes=result_cache_bytes,

@@ -35,7 +35,10 @@ def pair_prompts(
         query_texts = query_texts * len(doc_texts)
     pairs = zip(query_texts, doc_texts, strict=True)
     if template is not None:
-        return [TemplatedPair(template, query, doc) for query, doc in pairs]
+        return [
+            query + doc if template.has_rendered(query, doc) else TemplatedPair(template, query, doc)
+            for query, doc in pairs
+        ]
     return [*pairs] if uses_separator else [query + doc for query, doc in pairs]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from assay.chat import NO_TEMPLATE, render_chat
 from assay.errors import ValidationError
-from assay.templated import ScoreTemplate, added_bos
+from assay.templated import ScoreTemplate, added_bos, ends_of
 from assay.templates import Template, template_source
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Prompts:
     @functools.cached_property
     def _own_chat_templates(self) -> dict[str, str]:
         """The tokenizer's templates by name; a single one is called "default"."""
-        saved = None if self._tokenizer is None else self._tokenizer.hf.chat_template
+        saved = None if self._tokenizer is None else self._tokenizer.facts.chat_template
         return dict(saved) if isinstance(saved, Mapping) else {"default": saved} if saved else {}
 
     def score_template(
@@ -97,11 +97,12 @@ class Prompts:
         """
         variables = self._variables(variables, instruction)
         source = given if given is not None else self._score_source
-        prompt, takes_system = None, False
+        prompt, takes_system, ends = None, False, None
         if source is None and self._recipe is not None:
             source, prompt = self._recipe.template_source(), self._recipe.prompt
             takes_system = self._recipe.template_text is not None
             variables = {**self._recipe.template_kwargs, **variables}
+            ends = self._recipe_ends
         if source is None:
             if variables:
                 self._warn("no score template is in use: chat_template_kwargs and instruction have no effect")
@@ -115,7 +116,14 @@ class Prompts:
         has_instruction = bool(_INSTRUCTIONS & variables.keys())
         if has_instruction and not takes_system and not template.variables & _INSTRUCTIONS:
             self._warn("the score template reads no instruction: the one given has no effect")
-        return ScoreTemplate(template, variables, prompt, takes_system, self._added_bos)
+        return ScoreTemplate(template, variables, prompt, takes_system, self._added_bos, ends)
+
+    @functools.cached_property
+    def _recipe_ends(self) -> tuple[str, str] | None:
+        """Of a shipped template: callers that put the prompt around the texts themselves are not to get it twice."""
+        recipe = self._recipe
+        source = None if recipe is None or recipe.template_text is not None else recipe.template_source()
+        return None if source is None else ends_of(self._compiled(source))
 
     @staticmethod
     def _variables(variables: Mapping[str, Any] | None, instruction: str | None) -> dict[str, Any]:
@@ -134,8 +142,7 @@ class Prompts:
         return merged
 
     def _compile(self, source: str) -> Template:
-        tokens = {} if self._tokenizer is None else self._tokenizer.hf.special_tokens_map
-        return Template(source, {name: token for name, token in tokens.items() if isinstance(token, str)})
+        return Template(source, {} if self._tokenizer is None else self._tokenizer.facts.special_tokens)
 
     @functools.cached_property
     def _added_bos(self) -> str | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from assay import ops
 from assay.adapt import adapt
 from assay.batch import Sequence
+from assay.convert import asks_for_rows
 from assay.errors import ConfigError, NonFiniteError, SelfCheckError, ValidationError
 from assay.files import resolve_model
 from assay.hf_config import HFConfig
@@ -55,8 +56,7 @@ class Loaded:
     @property
     def is_converted(self) -> bool:
         """Whether the head is made of rows of a language-model head."""
-        config = self.model.hf_config
-        return config.get("method") is not None or bool(config.get("is_original_qwen3_reranker"))
+        return asks_for_rows(self.model.hf_config)
 
     def view(self, config: EngineConfig) -> EngineView:
         """What `llm.llm_engine` shows of it."""

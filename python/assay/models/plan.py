@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from assay.convert import HeadPlan, plan_head
+from assay.convert import HeadPlan, plan_head, refuse_rows
 from assay.errors import UnsupportedModelError
 from assay.files import sentence_config
 from assay.hf_config import HFConfig, read_json
@@ -84,6 +84,8 @@ def make_plan(files: ModelFiles, hf_config: HFConfig, pooler_config: PoolerConfi
     if head == "sequence" and family.lm_head is not None:
         head_plan = plan_head(hf_config, architecture, Vocabulary(files.tokenizer_folder or files.folder).ids)
         hf_config = head_plan.applied(hf_config)
+    elif head_shape is not None:
+        refuse_rows(hf_config, architecture)
     if head_shape is not None and head_shape.num_labels is not None:
         hf_config = hf_config.copy()
         hf_config.update({"num_labels": head_shape.num_labels})

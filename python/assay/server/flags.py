@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from assay.dotted_options import fold_dotted_options
 from assay.errors import ConfigError
-from assay.server.settings import Access, Listen, ModelSpec, RequestPolicy, ServerSettings
+from assay.server.settings import Listen, RequestPolicy
 
 SWITCH: Final = argparse.BooleanOptionalAction
 
@@ -142,95 +139,8 @@ def _add_logs(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--max-log-len", type=int, help="accepted: texts are never logged")
 
 
-def parse(arguments: Sequence[str], program: str) -> ServerSettings:
-    """Settings from a command line; raises ConfigError, or leaves as argparse does."""
-    folded = fold_dotted_options([_with_dashes(argument) for argument in arguments], JSON_OPTIONS)
-    given = parser(program).parse_args(folded)
-    keywords = {
-        name: getattr(given, name) for name in (key.replace("-", "_") for key in ENGINE_OPTIONS) if hasattr(given, name)
-    }
-    if "enable_flash_late_interaction" in keywords:
-        flag = keywords.pop("enable_flash_late_interaction")
-        keywords["pooler_config"] = {**keywords.get("pooler_config", {}), "enable_flash_late_interaction": flag}
-    environment = os.environ.get("VLLM_API_KEY")
-    return ServerSettings(
-        models=_specs(given, keywords),
-        requests=RequestPolicy(
-            max_body_bytes=given.max_body_bytes,
-            default_timeout_ms=given.request_timeout_ms,
-            auto_truncate=given.auto_truncate,
-            overload_status=given.overload_status,
-            trust_chat_template=given.trust_request_chat_template,
-            trust_media_options=given.trust_request_mm_kwargs,
-            chat_template=given.chat_template,
-            chat_template_kwargs=given.default_chat_template_kwargs,
-            content_format=given.chat_template_content_format,
-        ),
-        access=Access(
-            api_keys=tuple(given.api_key or ([environment] if environment else [])),
-            api_key_file=given.api_key_file,
-            open_paths=tuple(given.open_paths),
-            allowed_origins=tuple(given.allowed_origins),
-            allowed_methods=tuple(given.allowed_methods),
-            allowed_headers=tuple(given.allowed_headers),
-            allow_credentials=given.allow_credentials,
-        ),
-        listen=Listen(
-            host=given.host,
-            port=given.port,
-            uds=given.uds,
-            root_path=given.root_path,
-            ssl_keyfile=given.ssl_keyfile,
-            ssl_certfile=given.ssl_certfile,
-            ssl_ca_certs=given.ssl_ca_certs,
-            ssl_cert_reqs=given.ssl_cert_reqs,
-            keep_alive_s=given.keep_alive_s,
-        ),
-        drain_timeout_s=given.drain_timeout_s,
-        request_id_headers=given.enable_request_id_headers,
-        load_tracking=given.enable_server_load_tracking,
-        show_docs=not given.disable_fastapi_docs,
-        tokenizer_info=given.enable_tokenizer_info_endpoint,
-        access_log=not given.disable_uvicorn_access_log,
-        log_format=given.log_format,
-        log_level=given.uvicorn_log_level,
-        middleware=tuple(given.middleware),
-        otlp_traces_endpoint=given.otlp_traces_endpoint,
-    )
-
-
-def _with_dashes(argument: str) -> str:
-    """`--hf_overrides` as `--hf-overrides`; keys behind a dot and values keep their underscores."""
-    if not argument.startswith("--"):
-        return argument
-    name = argument.split("=", 1)[0].split(".", 1)[0]
-    return name.replace("_", "-") + argument[len(name) :]
-
-
-def _specs(given: argparse.Namespace, keywords: dict[str, Any]) -> tuple[ModelSpec, ...]:
-    sources = ([given.model_path] if given.model_path else []) + given.model
-    if not sources:
-        raise ConfigError("no model: give one as MODEL or --model")
-    if given.served_model_name and len(sources) > 1:
-        raise ConfigError("--served-model-name goes with one model; name several with --model NAME=MODEL")
-    return tuple(_spec(source, tuple(given.served_model_name), keywords) for source in sources)
-
-
-def _spec(text: str, names: tuple[str, ...], keywords: dict[str, Any]) -> ModelSpec:
-    """MODEL, NAME=MODEL, or NAME={"model": MODEL, ...} with keywords of its own."""
-    name, equals, source = text.partition("=")
-    if not equals or not name or "/" in name or os.path.exists(text):
-        return ModelSpec(names=names or (text,), source=text, keywords=keywords)
-    if source.startswith("{"):
-        own = _json_object(source)
-        source = own.pop("model", None)
-        keywords = {**keywords, **own}
-    if not isinstance(source, str) or not source:
-        raise ConfigError(f"--model {text!r}: no model after the name")
-    return ModelSpec(names=names or (name,), source=source, keywords=keywords)
-
-
-def _json_object(text: str) -> dict[str, Any]:
+def json_object(text: str) -> dict[str, Any]:
+    """A JSON object; raises ConfigError for anything else."""
     try:
         value = json.loads(text)
     except ValueError as err:
@@ -262,7 +172,7 @@ class _MergeJson(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         try:
-            value = _json_object(values)
+            value = json_object(values)
         except ConfigError as err:
             parser.error(f"argument {option_string}: {err}")
         setattr(namespace, self.dest, {**(getattr(namespace, self.dest, None) or {}), **value})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from assay.server.dialects import vllm
 from assay.server.dialects.table import INPUT_OPERATIONS, INVOCATIONS
+from assay.server.dialects.vllm_pooling import POOLING
 from assay.server.endpoint import Endpoint, can_run
 from assay.server.errors import refuse
 
@@ -25,7 +25,7 @@ class Invocations(Endpoint):
     def choose(self, body: Any, request: Request) -> Operation:
         """The first operation whose keys are there and that the model can do."""
         if isinstance(body, dict) and ("input" in body or "messages" in body):
-            return INPUT_OPERATIONS.get(self._model_for(vllm.POOLING, body).task, vllm.POOLING)
+            return INPUT_OPERATIONS.get(self._model_for(POOLING, body).task, POOLING)
         for row in self.rows:
             if row.matches(body, request.headers) and can_run(row.operation, self._model_for(row.operation, body)):
                 return row.operation

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from assay.errors import AssayError, MissingExtra
-from assay.server.flags import parse
+from assay.server.command_line import parse
 
 if TYPE_CHECKING:
     from assay.server.served import ServedModel
@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 SWITCH_INTERVAL_S: Final = 0.0005
 """How long a thread may keep Python's lock while others want it: the event loop answers health checks in time."""
+DEFAULT_QUEUED_TOKENS: Final = 1_000_000
+"""Requests that wait hold memory: without a bound a server that cannot keep up would grow until it dies."""
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
 
@@ -78,7 +80,7 @@ def load_models(settings: ServerSettings, stack: ExitStack) -> list[ServedModel]
 
     models = []
     for spec in settings.models:
-        keywords = dict(spec.keywords)
+        keywords = {"max_queued_tokens": DEFAULT_QUEUED_TOKENS, **spec.keywords}
         if settings.requests.chat_template is not None:
             template = settings.requests.chat_template
             keywords = {"chat_template": template, "score_template": template, **keywords}

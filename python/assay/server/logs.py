@@ -19,7 +19,13 @@ class TextFormatter(logging.Formatter):
         """One line, and a traceback where there is one."""
         line = super().format(record)
         facts = getattr(record, "facts", None)
-        return line if not facts else line + " " + " ".join(f"{key}={value}" for key, value in facts.items())
+        return line if not facts else line + " " + " ".join(f"{key}={_word(value)}" for key, value in facts.items())
+
+
+def _word(value: Any) -> str:
+    """A value as one word: what a client chose must not look like another fact, or like another line."""
+    text = str(value)
+    return text if text.isprintable() and not set(text) & {" ", '"', "="} else json.dumps(text)
 
 
 class JsonFormatter(logging.Formatter):

@@ -16,6 +16,7 @@ from assay.server import windows
 from assay.server.errors import refuse
 from assay.server.request import Call, Chat, Encode, Score
 from assay.server.result import Answer, Item, Timing
+from assay.server.scale import scaling, score_kind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,23 +75,6 @@ def is_heavy(call: Call) -> bool:
     return isinstance(work, Score) and (work.max_tokens_per_query > 0 or work.max_tokens_per_doc > 0)
 
 
-def score_kind(call: Call, model: ServedModel) -> str:
-    """What the numbers of the answer are: logit, sigmoid, softmax, cosine, ..."""
-    if model.task in ("embed", "token_embed"):
-        is_pair = isinstance(call.work, Score)
-        return ("cosine" if model.task == "embed" else "max_similarity") if is_pair else "embedding"
-    if call.scale == "logit" or (call.scale == "model" and not _uses_activation(call, model)):
-        return "logit"
-    name = model.probability if call.scale == "probability" else model.activation
-    return "logit" if name == "identity" else name.lower()
-
-
-def _uses_activation(call: Call, model: ServedModel) -> bool:
-    if call.use_activation is None:
-        return model.session.model.default_use_activation
-    return call.use_activation
-
-
 def _check_conditions(call: Call, model: ServedModel) -> None:
     if call.priority != 0 and not model.has_priorities:
         raise refuse("priority must be 0: the server runs without --scheduling-policy priority", param="priority")
@@ -103,6 +87,8 @@ def _check_conditions(call: Call, model: ServedModel) -> None:
         )
     if call.long_input is not None and limit is not None:
         raise refuse("long_input reads the whole text: it excludes truncate_prompt_tokens", param="long_input")
+    if call.long_input is not None and isinstance(call.work, Chat):
+        raise refuse("long_input takes plain texts: a conversation is read whole", param="long_input")
 
 
 def _options(call: Call, model: ServedModel, policy: RequestPolicy) -> CallOptions:
@@ -143,27 +129,27 @@ def _prepared(call: Call, model: ServedModel, options: CallOptions) -> tuple[Pre
     if isinstance(work, Score):
         return _prepared_score(call, work, model, options)
     task = model.check_task(work.task)
-    scale, is_active = _scaling(call, model)
+    scale, is_active = scaling(call, model)
     params = PoolingParams(use_activation=is_active, dimensions=call.dimensions)
     session = model.session
-    prompts, counts = ([work.messages], None) if isinstance(work, Chat) else _windowed(call, work, model)
+    prompts, counts = ([work.messages], None) if isinstance(work, Chat) else windows.windowed_prompts(call, work, model)
     prepared = session.prepare_encode(task, prompts, params, options)
 
     def shape(outputs: list[PoolingRequestOutput[PoolingOutput]], results: list[Result]) -> list[Item]:
         items = [_item(scale(output.outputs.data), result) for output, result in zip(outputs, results, strict=True)]
-        return items if counts is None else _joined(items, counts, call)
+        return items if counts is None else windows.joined(items, counts, call.aggregate)
 
     return prepared, shape
 
 
 def _prepared_score(call: Call, work: Score, model: ServedModel, options: CallOptions) -> tuple[Prepared[Any], Shape]:
-    scale, is_active = _scaling(call, model)
+    scale, is_active = scaling(call, model)
     limits = {"max_tokens_per_query": work.max_tokens_per_query, "max_tokens_per_doc": work.max_tokens_per_doc}
     if work.has_soft_limits:
         limits = {name: 0 if limit >= model.max_model_len else limit for name, limit in limits.items()}
     extra: dict[str, Any] = {**limits}
     params = PoolingParams(use_activation=is_active, extra_kwargs=extra)
-    documents, counts = _windowed_documents(call, work, model, options)
+    documents, counts = windows.windowed_documents(call, work, model, options)
     prepared = model.session.prepare_score(work.queries, documents, params, options)
 
     def shape(outputs: list[Any], results: list[Result]) -> list[Item]:
@@ -175,95 +161,11 @@ def _prepared_score(call: Call, work: Score, model: ServedModel, options: CallOp
             _item(scale(torch.tensor([output.outputs.score])), result, len(output.prompt_token_ids))
             for output, result in zip(outputs, own, strict=True)
         ]
-        return items if counts is None else _joined(items, counts, call)
+        return items if counts is None else windows.joined(items, counts, call.aggregate)
 
     return prepared, shape
-
-
-def _scaling(call: Call, model: ServedModel) -> tuple[Callable[[Tensor], Tensor], bool | None]:
-    """What is done to the engine's numbers, and whether the engine applies the model's activation."""
-    if call.scale == "model":
-        return _same, call.use_activation
-    if call.scale == "logit":
-        return _same, False
-    if model.task in ("embed", "token_embed"):
-        return _same, None
-    if model.activation == model.probability:
-        return _same, True
-    return (_sigmoid if model.probability == "sigmoid" else _softmax), False
-
-
-def _same(data: Tensor) -> Tensor:
-    return data
-
-
-def _sigmoid(data: Tensor) -> Tensor:
-    return data.double().sigmoid().float()
-
-
-def _softmax(data: Tensor) -> Tensor:
-    return data.double().softmax(dim=-1).float()
 
 
 def _item(data: Tensor, result: Result, num_tokens: int | None = None) -> Item:
     length = len(result.token_ids) if num_tokens is None else num_tokens
     return Item(data, length, result.is_truncated, result.num_tokens_before_truncation)
-
-
-def _windowed(call: Call, work: Encode, model: ServedModel) -> tuple[Any, list[int] | None]:
-    """The prompts, long ones in windows, and how many windows each has; None where none were asked for."""
-    if call.long_input is None:
-        return work.prompts, None
-    long_input, tokenizer = call.long_input, model.require_tokenizer()
-    is_one = isinstance(work.prompts, str) or (work.prompts and isinstance(work.prompts[0], int))
-    adds = call.tokenization.get("add_special_tokens") is not False
-    size = windows.window_size(model.max_model_len - (tokenizer.num_special_tokens(is_pair=False) if adds else 0))
-    parts: list[Any] = []
-    counts = []
-    for prompt in [work.prompts] if is_one else work.prompts:
-        if isinstance(prompt, str):
-            pieces: list[Any] = windows.split_text(tokenizer, prompt, size, long_input)
-        else:
-            spans = windows.window_spans(len(prompt), model.max_model_len, long_input)
-            pieces = [prompt[start:stop] for start, stop in spans]
-        parts += pieces
-        counts.append(len(pieces))
-    return parts, counts
-
-
-def _windowed_documents(
-    call: Call, work: Score, model: ServedModel, options: CallOptions
-) -> tuple[Any, list[int] | None]:
-    """The documents, long ones in windows that leave room for the query, and how many windows each has."""
-    if call.long_input is None:
-        return work.documents, None
-    tokenizer, session = model.require_tokenizer(), model.session
-    documents = work.documents if isinstance(work.documents, list) else [work.documents]
-    texts = [document for document in documents if isinstance(document, str)]
-    if len(texts) < len(documents):
-        raise refuse("long_input takes documents that are plain texts", param="long_input")
-    probe = session.prepare_score(work.queries, "", PoolingParams(), options).job
-    used = len(session.renderer.render(probe.prompts[-1:], probe.options)[0].input_ids)
-    size = windows.window_size(model.max_model_len - used)
-    pieces = [windows.split_text(tokenizer, text, size, call.long_input) for text in texts]
-    return [piece for group in pieces for piece in group], [len(group) for group in pieces]
-
-
-def _joined(items: list[Item], counts: list[int], call: Call) -> list[Item]:
-    """One item per text of the items of its windows."""
-    assert call.long_input is not None
-    joined = []
-    start = 0
-    for count in counts:
-        group = items[start : start + count]
-        start += count
-        joined.append(
-            Item(
-                windows.combined([item.data for item in group], call.long_input.aggregate),
-                sum(item.num_tokens for item in group),
-                any(item.is_truncated for item in group),
-                None,
-                count,
-            )
-        )
-    return joined

@@ -85,6 +85,11 @@ class Call:
     reply: Any = None
 
     @property
+    def aggregate(self) -> str:
+        """What becomes of the scores of several windows."""
+        return "max" if self.long_input is None else self.long_input.aggregate
+
+    @property
     def num_characters(self) -> int:
         """Characters of all texts, as they came."""
         work = self.work

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from assay.server.body import parse_json, read_body
 from assay.server.dialects import vllm_schema as schema
 from assay.server.dialects.parsing import parsed
-from assay.server.dialects.vllm import CLASSIFY
+from assay.server.dialects.vllm_classify import CLASSIFY
 from assay.server.dialects.vllm_form import chat_of
 from assay.server.endpoint import CLIENT_CLOSED_REQUEST, failure_response
 from assay.server.errors import ClientGone, failure_of
@@ -77,7 +77,7 @@ def _chat_text(form: schema.TokenizeChat, model: ServedModel, state: ServerState
 
 def tokens_reply(token_ids: list[int], model: ServedModel, with_strings: bool) -> dict[str, Any]:
     """The reply of /tokenize."""
-    strings = model.require_tokenizer().hf.convert_ids_to_tokens(token_ids) if with_strings else None
+    strings = model.require_tokenizer().tokens(token_ids) if with_strings else None
     return {
         "count": len(token_ids),
         "max_model_len": model.max_model_len,

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from assay.params import PoolingParams
 from assay.server.errors import refuse
+from assay.server.result import Item
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from assay.server.request import LongInput
+    from assay.llm.session import CallOptions
+    from assay.server.request import Call, Encode, LongInput, Score
+    from assay.server.served import ServedModel
     from assay.tokenizer import Tokenizer
 
 SLACK: Final = 64
 """One token in this many is left free: a piece of text may become a few more tokens than it was inside the whole."""
+MAX_OVERLAP: Final = 16
+"""A token is read at most this often: a small stride would make any text a load without bounds."""
 
 
 def window_size(room: int) -> int:
@@ -26,7 +32,7 @@ def window_size(room: int) -> int:
 
 def split_text(tokenizer: Tokenizer, text: str, size: int, long_input: LongInput) -> list[str]:
     """`text` in windows of at most `size` content tokens, cut between tokens and, where one is near, between words."""
-    encoding = tokenizer.hf.backend_tokenizer.encode(text, add_special_tokens=False)
+    encoding = tokenizer.backend.encode(text, add_special_tokens=False)
     offsets: list[tuple[int, int]] = encoding.offsets
     if len(offsets) <= size:
         return [text]
@@ -40,8 +46,12 @@ def window_spans(
 ) -> list[tuple[int, int]]:
     """Start and stop of every window over `count` tokens; together they cover them all."""
     stride = size if long_input.stride is None else long_input.stride
-    if stride > size:
-        raise refuse(f"long_input.stride ({stride}) must not be larger than a window ({size} tokens)", param="stride")
+    least = max(1, size // MAX_OVERLAP)
+    if not least <= stride <= size:
+        raise refuse(
+            f"long_input.stride ({stride}) must not be larger than a window ({size} tokens), nor below {least}",
+            param="long_input.stride",
+        )
     spans = []
     start = 0
     while True:
@@ -72,3 +82,61 @@ def combined(parts: list[Tensor], aggregate: str) -> Tensor:
         return parts[0]
     stacked = torch.stack(parts)
     return stacked.amax(dim=0) if aggregate == "max" else stacked.mean(dim=0)
+
+
+def windowed_prompts(call: Call, work: Encode, model: ServedModel) -> tuple[Any, list[int] | None]:
+    """The prompts, long ones in windows, and how many windows each has; None where none were asked for."""
+    if call.long_input is None:
+        return work.prompts, None
+    long_input, tokenizer = call.long_input, model.require_tokenizer()
+    is_one = isinstance(work.prompts, str) or (work.prompts and isinstance(work.prompts[0], int))
+    adds = call.tokenization.get("add_special_tokens") is not False
+    size = window_size(model.max_model_len - (tokenizer.num_special_tokens(is_pair=False) if adds else 0))
+    parts: list[Any] = []
+    counts = []
+    for prompt in [work.prompts] if is_one else work.prompts:
+        if isinstance(prompt, str):
+            pieces: list[Any] = split_text(tokenizer, prompt, size, long_input)
+        else:
+            spans = window_spans(len(prompt), model.max_model_len, long_input)
+            pieces = [prompt[start:stop] for start, stop in spans]
+        parts += pieces
+        counts.append(len(pieces))
+    return parts, counts
+
+
+def windowed_documents(
+    call: Call, work: Score, model: ServedModel, options: CallOptions
+) -> tuple[Any, list[int] | None]:
+    """The documents, long ones in windows that leave room for the query, and how many windows each has."""
+    if call.long_input is None:
+        return work.documents, None
+    tokenizer, session = model.require_tokenizer(), model.session
+    documents = work.documents if isinstance(work.documents, list) else [work.documents]
+    texts = [document for document in documents if isinstance(document, str)]
+    if len(texts) < len(documents):
+        raise refuse("long_input takes documents that are plain texts", param="long_input")
+    probe = session.prepare_score(work.queries, "", PoolingParams(), options).job
+    used = len(session.renderer.render(probe.prompts[-1:], probe.options)[0].input_ids)
+    size = window_size(model.max_model_len - used)
+    pieces = [split_text(tokenizer, text, size, call.long_input) for text in texts]
+    return [piece for group in pieces for piece in group], [len(group) for group in pieces]
+
+
+def joined(items: list[Item], counts: list[int], aggregate: str) -> list[Item]:
+    """One item per text of the items of its windows; counts[i] of them belong to text i."""
+    whole = []
+    start = 0
+    for count in counts:
+        group = items[start : start + count]
+        start += count
+        whole.append(
+            Item(
+                combined([item.data for item in group], aggregate),
+                sum(item.num_tokens for item in group),
+                any(item.is_truncated for item in group),
+                None,
+                count,
+            )
+        )
+    return whole

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 from typing import Final
 
-from assay.server.dialects import tei, vllm
+from assay.server.dialects import openai, tei, vllm_classify, vllm_pairs, vllm_pooling
 from assay.server.dialects.base import Row, always, has_key
 
 INVOCATIONS: Final = (
     Row(has_key("texts"), tei.RERANK),
     Row(has_key("inputs"), tei.PREDICT),
-    Row(has_key("query", "documents"), vllm.RERANK),
-    *(Row(has_key(*keys), vllm.SCORE) for keys, _ in vllm.SCORE_FORMS),
+    Row(has_key("query", "documents"), vllm_pairs.RERANK),
+    *(Row(has_key(*keys), vllm_pairs.SCORE) for keys, _ in vllm_pairs.SCORE_FORMS),
 )
 """Rows of /invocations that do not depend on the model."""
-INPUT_OPERATIONS: Final = {"classify": vllm.CLASSIFY, "embed": vllm.EMBEDDINGS}
+INPUT_OPERATIONS: Final = {"classify": vllm_classify.CLASSIFY, "embed": openai.EMBEDDINGS}
 """What `input` and `messages` mean on /invocations, by the active task; /pooling for any other."""
 
 ROUTES: Final[dict[str, tuple[Row, ...]]] = {
-    "/classify": (Row(always, vllm.CLASSIFY),),
-    "/score": (Row(always, vllm.SCORE),),
-    "/rerank": (Row(has_key("texts"), tei.RERANK), Row(always, vllm.RERANK)),
-    "/v2/rerank": (Row(always, vllm.RERANK_V2),),
-    "/pooling": (Row(always, vllm.POOLING),),
-    "/embeddings": (Row(always, vllm.EMBEDDINGS),),
+    "/classify": (Row(always, vllm_classify.CLASSIFY),),
+    "/score": (Row(always, vllm_pairs.SCORE),),
+    "/rerank": (Row(has_key("texts"), tei.RERANK), Row(always, vllm_pairs.RERANK)),
+    "/v2/rerank": (Row(always, vllm_pairs.RERANK_V2),),
+    "/pooling": (Row(always, vllm_pooling.POOLING),),
+    "/embeddings": (Row(always, openai.EMBEDDINGS),),
     "/predict": (Row(always, tei.PREDICT),),
 }
 """The last row takes every body. `/X` is served as `/v1/X` too."""
-
-DIALECTS: Final = {operation.dialect.name for rows in ROUTES.values() for operation in (row.operation for row in rows)}
-"""What the header X-Assay-Dialect may say."""

@@ -1,27 +1,44 @@
-"""The reply of /pooling: JSON with numbers or base64, or plain bytes."""
+"""The vLLM dialect for any pooling task: /pooling, answered in numbers, base64 or plain bytes."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
 
-from assay.server.dialects.base import Payload
+from assay.server.dialects import vllm_schema as schema
+from assay.server.dialects.base import Operation, Payload
 from assay.server.dialects.binary import base64_of, bytes_of
+from assay.server.dialects.parsing import check_removed, parsed
+from assay.server.dialects.vllm_form import check_media, conditions, encoded_work
+from assay.server.dialects.vllm_reply import DIALECT, head_of, top_details, usage_of
+from assay.server.errors import refuse
+from assay.server.request import Call
 
 if TYPE_CHECKING:
     from assay.server.dialects.base import Reply, Stamp
-    from assay.server.request import Call
     from assay.server.result import Answer
+    from assay.server.settings import RequestPolicy
+
+
+def parse_pooling(body: Any, policy: RequestPolicy) -> Call:
+    """POST /pooling."""
+    check_removed(body)
+    if isinstance(body, dict) and "data" in body and "input" not in body and "messages" not in body:
+        body = {**body, "input": "", "task": body.get("task") or "plugin"}
+    is_chat = isinstance(body, dict) and "messages" in body
+    form = parsed(schema.PoolingChat if is_chat else schema.PoolingCompletion, body)
+    if form.dimensions is not None:
+        raise refuse("dimensions is currently not supported", param="dimensions")
+    check_media(form, policy)
+    work = encoded_work(form, form.task, policy)
+    return Call(work=work, use_activation=form.use_activation, reply=form, **conditions(form))
 
 
 def format_pooling(call: Call, answer: Answer, stamp: Stamp) -> Reply:
-    """In the encoding the request asked for."""
+    """The reply of /pooling, in the encoding the request asked for."""
     form = call.reply
-    head: dict[str, Any] = {"id": f"pooling-{stamp.request_id}"}
-    rest = {"created": stamp.created, "model": answer.name}
-    count = answer.num_tokens
     if form.encoding_format in ("bytes", "bytes_only"):
-        return _as_bytes(call, answer, {**head, **rest})
+        return _as_bytes(call, answer, stamp)
     is_text = form.encoding_format == "base64"
     data = [
         {
@@ -31,12 +48,11 @@ def format_pooling(call: Call, answer: Answer, stamp: Stamp) -> Reply:
         }
         for index, item in enumerate(answer.items)
     ]
-    usage = {"prompt_tokens": count, "total_tokens": count, "completion_tokens": 0, "prompt_tokens_details": None}
-    details = {"score_kind": answer.score_kind} if form.return_details else {}
-    return {**head, "object": "list", **rest, "data": data, "usage": usage, **details}
+    head = head_of("pooling", answer, stamp)
+    return {**head, "data": data, "usage": usage_of(answer), **top_details(call, answer)}
 
 
-def _as_bytes(call: Call, answer: Answer, head: dict[str, Any]) -> Payload:
+def _as_bytes(call: Call, answer: Answer, stamp: Stamp) -> Payload:
     form = call.reply
     parts = [bytes_of(item.data, form.embed_dtype, form.endianness) for item in answer.items]
     body = b"".join(parts)
@@ -59,5 +75,9 @@ def _as_bytes(call: Call, answer: Answer, head: dict[str, Any]) -> Payload:
         start = stop
     usage = {"prompt_tokens": answer.num_tokens, "total_tokens": answer.num_tokens}
     # json and not orjson: a header is ASCII, so names in other scripts are escaped.
+    head = {name: value for name, value in head_of("pooling", answer, stamp).items() if name != "object"}
     metadata = json.dumps({**head, "data": entries, "usage": usage})
     return Payload(body, "application/octet-stream", {"metadata": metadata})
+
+
+POOLING = Operation("pooling", DIALECT, parse_pooling, format_pooling)
