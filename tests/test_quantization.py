@@ -216,6 +216,13 @@ def test_figures_count_decisions() -> None:
     assert (same.tau, same.flips, same.decisions) == (1.0, 0.0, 4)
 
 
+def test_budget_allows_one_flip_in_a_hundred_or_one() -> None:
+    budget = Budget()
+    assert budget.allows(Figures(0.98, 1 / 64, 64, 0.1)) and budget.allows(Figures(1.0, 2 / 200, 200, 0.1))
+    assert not budget.allows(Figures(0.9799, 0.0, 64, 0.1))
+    assert not budget.allows(Figures(1.0, 2 / 64, 64, 0.1)) and not budget.allows(Figures(1.0, 3 / 200, 200, 0.1))
+
+
 def test_layer_damage_is_the_relative_error_of_each_layer() -> None:
     """Layers that double what they get, and twins that do so a little less."""
 

@@ -36,17 +36,18 @@ class Budget:
     """What quantisation may cost.
 
     bfloat16 itself is held to a tau of 0.99 against float32; int8 may be twice as far from bfloat16. One decision in a
-    hundred may change: those are inputs that the model was undecided about.
+    hundred may change: those are inputs that the model was undecided about. One of fewer may as well.
     """
 
     min_tau: float = 0.98
     max_flips: float = 0.01
 
     def allows(self, figures: Figures) -> bool:
-        return figures.tau >= self.min_tau and figures.flips <= self.max_flips
+        num_flips = round(figures.flips * figures.decisions)
+        return figures.tau >= self.min_tau and num_flips <= max(1.0, self.max_flips * figures.decisions)
 
     def __str__(self) -> str:
-        return f"tau >= {self.min_tau:g} and flips <= {self.max_flips:.0%}"
+        return f"tau >= {self.min_tau:g} and flips <= {self.max_flips:.0%} (or one)"
 
 
 def compare_scores(reference: Tensor, ours: Tensor, threshold: float | None) -> Figures:
