@@ -26,8 +26,7 @@ struct RunScale {
   }
 };
 
-// The span of a run of inputs: a number is least + from_int * a whole number up to `steps`, so that a run of one sign,
-// as activations leave it, loses no bit. NaN and infinity as above; a span below 1e-30 is taken as a constant.
+// The least and the largest of a run of inputs, and whether all are finite.
 struct RunSpan {
   Vec least = vec_set1(__builtin_inff()), most = vec_set1(-__builtin_inff());
   IntVec bits = int_zero();
@@ -43,6 +42,9 @@ struct RunSpan {
   }
 };
 
+// How the inputs of a span become bytes: a number is least + from_int * a whole number up to `steps`, so that a run of
+// one sign, as activations leave it, loses no bit. NaN and infinity as in RunScale; a span below 1e-30 is taken as a
+// constant.
 struct ByteScale {
   float to_int, from_int, least;
 
