@@ -31,11 +31,22 @@ PackedWeightPtr make_gated_weight(py::handle gate, py::handle up, py::handle gat
   return std::make_shared<const PackedWeight>(gate_view, up_view, gate_bias_view, up_bias_view, kind);
 }
 
+PackedWeightPtr make_weight_of_shape(std::int64_t out_features, std::int64_t in_features, bool has_bias, bool is_gated,
+                                     const std::string& arithmetic) {
+  return std::make_shared<const PackedWeight>(PackedWeight::of_shape(out_features, in_features, has_bias, is_gated,
+                                                                     by_name(kArithmetics, arithmetic, "arithmetic")));
+}
+
+void check_numbers(const PackedWeight& weight, const char* name) {
+  ASSAY_CHECK(weight.has_numbers(), name, " must be a PackedWeight with numbers, got one of shape only");
+}
+
 void bind_linear(py::handle hidden_states, const PackedWeightPtr& weight, const std::string& activation,
                  py::handle residual, py::handle out) {
   const TensorView x = required_view(hidden_states, "hidden_states");
   const TensorView add = view_of(residual, "residual");
   const TensorView target = required_view(out, "out");
+  check_numbers(*weight, "weight");
   check_dtype(x, "hidden_states", {DType::kFloat32, DType::kBFloat16});
   check_shape(x, "hidden_states", {kAnySize, weight->in_features()});
   check_dtype(target, "out", {DType::kFloat32, DType::kBFloat16});
@@ -299,6 +310,7 @@ void bind_classifier_head(py::handle pooled, const PackedWeightPtr& dense, const
   check_contiguous(x, "pooled");
   const std::int64_t num_rows = x.shape[0];
   for (const PackedWeight* part : {dense.get(), classifier.get()}) {
+    if (part != nullptr) check_numbers(*part, part == dense.get() ? "dense" : "classifier");
     ASSAY_CHECK(part == nullptr || part->view().arithmetic == Arithmetic::kFloat32Fma,
                 "the weights of a head must be packed as float32_fma");
     ASSAY_CHECK(part == nullptr || &part->table() == &classifier->table(),
@@ -382,6 +394,15 @@ PYBIND11_MODULE(_cpu, m) {
             return std::const_pointer_cast<PackedWeight>(make_gated_weight(gate, up, gate_bias, up_bias, arithmetic));
           },
           py::arg("gate"), py::arg("up"), py::arg("gate_bias"), py::arg("up_bias"), py::arg("arithmetic"))
+      .def_static(
+          "of_shape",
+          [](std::int64_t out_features, std::int64_t in_features, bool has_bias, bool is_gated,
+             const std::string& arithmetic) {
+            return std::const_pointer_cast<PackedWeight>(
+                make_weight_of_shape(out_features, in_features, has_bias, is_gated, arithmetic));
+          },
+          py::kw_only(), py::arg("out_features"), py::arg("in_features"), py::arg("has_bias"), py::arg("is_gated"),
+          py::arg("arithmetic"))
       .def_property_readonly("is_gated", &PackedWeight::is_gated)
       .def_property_readonly("out_features", &PackedWeight::out_features)
       .def_property_readonly("in_features", &PackedWeight::in_features)

@@ -76,6 +76,12 @@ std::size_t layer_workspace_size(const TransformerLayerWeights& layer, std::int6
   return all > rows ? all : rows;
 }
 
+std::size_t layer_scratch_size(const TransformerLayerWeights& layer, std::int64_t max_seqlen) {
+  TransformerLayerParams params = layer.params();
+  params.max_seqlen = max_seqlen;
+  return layer.qkv->table().transformer_layer_scratch_size(params);
+}
+
 // The wanted rows, one of each sequence, and where they go.
 void set_rows(TransformerLayerParams& params, const TensorView& rows, const TensorView& rows_out,
               std::int64_t hidden_size) {
@@ -100,6 +106,7 @@ void bind_transformer_layer(py::handle hidden_states, py::handle cu_seqlens, std
   const TensorView lengths = required_view(cu_seqlens, "cu_seqlens");
   const TensorView space = required_view(workspace, "workspace");
   const TensorView wanted = view_of(rows, "rows");
+  ASSAY_CHECK(layer.has_numbers(), "layer must have packed weights with numbers, got some of shape only");
   check_dtype(x, "hidden_states", {DType::kFloat32});
   check_shape(x, "hidden_states", {kAnySize, layer.hidden_size()});
   check_contiguous(x, "hidden_states");
@@ -144,10 +151,12 @@ void bind_layers(py::module_& m) {
            py::arg("head_dim"), py::arg("softmax_scale"), py::arg("is_causal"), py::arg("window_size"),
            py::arg("soft_cap"), py::arg("rotary_dim"), py::arg("is_rotary_interleaved"))
       .def_property_readonly("hidden_size", &TransformerLayerWeights::hidden_size)
+      .def_property_readonly("size_bytes", &TransformerLayerWeights::size_bytes)
       .def_property_readonly("arithmetic_name",
                              [](const TransformerLayerWeights& layer) { return layer.qkv->arithmetic_name(); });
   m.def("transformer_layer", &bind_transformer_layer);
   m.def("transformer_layer_workspace_size", &layer_workspace_size);
+  m.def("transformer_layer_scratch_size", &layer_scratch_size);
 }
 
 }  // namespace assay::cpu

@@ -17,6 +17,7 @@ RANKS = {
     "tasks": 0,
     "arena": 1,
     "batch": 1,
+    "checkpoint_files": 1,
     "config": 1,
     "content": 1,
     "dotted_options": 1,

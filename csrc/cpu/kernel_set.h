@@ -45,5 +45,6 @@ constexpr KernelTable make_table(Isa isa) {
           .classifier_head = classifier_head,
           .transformer_layer = transformer_layer,
           .transformer_layer_workspace_size = transformer_layer_workspace_size,
+          .transformer_layer_scratch_size = transformer_layer_scratch_size,
           .run_peak = run_peak};
 }

@@ -27,6 +27,8 @@ struct KernelTable {
   void (*classifier_head)(const ClassifierHeadParams& params, ThreadPool& pool);
   void (*transformer_layer)(const TransformerLayerParams& params, ThreadPool& pool);
   std::size_t (*transformer_layer_workspace_size)(const TransformerLayerParams& params);
+  // Bytes of scratch of each thread.
+  std::size_t (*transformer_layer_scratch_size)(const TransformerLayerParams& params);
   // Multiply-adds on registers only, on every thread; returns the operations done (benches time it).
   double (*run_peak)(Arithmetic arithmetic, std::int64_t rounds, ThreadPool& pool);
 };

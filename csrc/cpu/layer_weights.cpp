@@ -61,6 +61,20 @@ void TransformerLayerWeights::check() const {
               "rotary_dim must be an even number from 0 to head_dim ", head_dim, ", got ", rotary_dim);
 }
 
+std::size_t TransformerLayerWeights::size_bytes() const {
+  std::size_t num_floats = q_norm.size() + k_norm.size();
+  for (const NormWeights* norm :
+       {&attn_in_norm, &attn_out_norm, &attn_residual_norm, &mlp_in_norm, &mlp_out_norm, &mlp_residual_norm}) {
+    num_floats += norm->weight.size() + norm->bias.size();
+  }
+  return qkv->size_bytes() + attn_out->size_bytes() + mlp_up->size_bytes() + mlp_down->size_bytes() +
+         num_floats * sizeof(float);
+}
+
+bool TransformerLayerWeights::has_numbers() const {
+  return qkv->has_numbers() && attn_out->has_numbers() && mlp_up->has_numbers() && mlp_down->has_numbers();
+}
+
 TransformerLayerParams TransformerLayerWeights::params() const {
   const auto norm = [&](const NormWeights& weights) {
     return NormView{.kind = norm_kind,

@@ -37,6 +37,10 @@ struct TransformerLayerWeights {
   // Throws std::invalid_argument where the parts do not fit each other.
   void check() const;
   std::int64_t hidden_size() const { return attn_out->out_features(); }
+  // Of the packed weights and the norms.
+  std::size_t size_bytes() const;
+  // False where a packed weight has its sizes only: then the layer can be asked for memory and not be run.
+  bool has_numbers() const;
   // Everything but the batch and the angles.
   TransformerLayerParams params() const;
 };

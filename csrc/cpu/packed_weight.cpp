@@ -21,8 +21,11 @@ void check_matrix(const TensorView& view, const char* name) {
 
 void PackedWeight::Free::operator()(void* memory) const { ::operator delete(memory, std::align_val_t{kAlignment}); }
 
+PackedWeight::PackedWeight(bool is_gated, Arithmetic arithmetic)
+    : table_(&active_table()), arithmetic_(arithmetic), is_gated_(is_gated) {}
+
 PackedWeight::PackedWeight(const TensorView& weight, const TensorView& bias, Arithmetic arithmetic)
-    : table_(&active_table()), arithmetic_(arithmetic), is_gated_(false) {
+    : PackedWeight(false, arithmetic) {
   check_matrix(weight, "weight");
   if (bias.is_present()) {
     check_vector(bias, "bias", DType::kFloat32, weight.shape[0]);
@@ -33,7 +36,7 @@ PackedWeight::PackedWeight(const TensorView& weight, const TensorView& bias, Ari
 
 PackedWeight::PackedWeight(const TensorView& gate, const TensorView& up, const TensorView& gate_bias,
                            const TensorView& up_bias, Arithmetic arithmetic)
-    : table_(&active_table()), arithmetic_(arithmetic), is_gated_(true) {
+    : PackedWeight(true, arithmetic) {
   check_matrix(gate, "gate");
   check_dtype(up, "up", {gate.dtype});
   check_shape(up, "up", {gate.shape[0], gate.shape[1]});
@@ -53,14 +56,28 @@ PackedWeight::PackedWeight(const TensorView& gate, const TensorView& up, const T
   pack(gate, up);
 }
 
-void PackedWeight::pack(const TensorView& weight, const TensorView& up) {
-  out_features_ = weight.shape[0];
-  in_features_ = weight.shape[1];
+PackedWeight PackedWeight::of_shape(std::int64_t out_features, std::int64_t in_features, bool has_bias, bool is_gated,
+                                    Arithmetic arithmetic) {
+  ASSAY_CHECK(out_features >= 1 && in_features >= 1, "out_features and in_features must be >= 1, got ", out_features,
+              " and ", in_features);
+  PackedWeight weight(is_gated, arithmetic);
+  weight.set_shape(out_features, in_features);
+  if (has_bias) weight.bias_.assign(static_cast<std::size_t>(is_gated ? 2 * out_features : out_features), 0.0f);
+  return weight;
+}
+
+void PackedWeight::set_shape(std::int64_t out_features, std::int64_t in_features) {
+  out_features_ = out_features;
+  in_features_ = in_features;
   ASSAY_CHECK(arithmetic_ != Arithmetic::kInt8 || in_features_ <= kMaxInt8Depth, "arithmetic='int8' takes at most ",
               kMaxInt8Depth, " input features, got ", in_features_);
-  size_bytes_ = table_->packed_weight_size(out_features_, in_features_, arithmetic_, is_gated_);
-  data_.reset(::operator new(size_bytes_, std::align_val_t{kAlignment}));
-  std::memset(data_.get(), 0, size_bytes_);
+  panel_bytes_ = table_->packed_weight_size(out_features_, in_features_, arithmetic_, is_gated_);
+}
+
+void PackedWeight::pack(const TensorView& weight, const TensorView& up) {
+  set_shape(weight.shape[0], weight.shape[1]);
+  data_.reset(::operator new(panel_bytes_, std::align_val_t{kAlignment}));
+  std::memset(data_.get(), 0, panel_bytes_);
   const std::shared_ptr<ThreadPool> pool = global_pool();
   table_->pack_weight({.weight = weight.data,
                        .up = up.data,

@@ -373,3 +373,20 @@ std::size_t transformer_layer_workspace_size(const TransformerLayerParams& param
       return TransformerLayer<Float32Policy>{params}.workspace_size();
   }
 }
+
+template <typename Policy>
+std::size_t layer_scratch_size(const TransformerLayerParams& params) {
+  const TransformerLayer<Policy> layer{params};
+  return layer.scratch_size(layer.attention_params());
+}
+
+std::size_t transformer_layer_scratch_size(const TransformerLayerParams& params) {
+  switch (params.qkv.arithmetic) {
+    case Arithmetic::kInt8:
+      return layer_scratch_size<Int8Policy>(params);
+    case Arithmetic::kBFloat16:
+      return layer_scratch_size<Bfloat16Policy>(params);
+    default:
+      return layer_scratch_size<Float32Policy>(params);
+  }
+}

@@ -217,6 +217,10 @@ class TransformerLayer:
         """Bytes `__call__` needs."""
         return ops.transformer_layer_workspace_size(self.packed, num_tokens, num_seqs)
 
+    def scratch_size(self, max_seqlen: int) -> int:
+        """Bytes each thread keeps for calls with sequences of up to max_seqlen tokens."""
+        return ops.transformer_layer_scratch_size(self.packed, max_seqlen)
+
     def __call__(
         self,
         hidden_states: Tensor,
@@ -289,6 +293,10 @@ class EncoderLayer:
     def workspace_size(self, num_tokens: int, num_seqs: int) -> int:
         """Bytes `__call__` needs."""
         return self.layer.workspace_size(num_tokens, num_seqs)
+
+    def scratch_size(self, max_seqlen: int) -> int:
+        """Bytes each thread keeps for calls with sequences of up to max_seqlen tokens."""
+        return self.layer.scratch_size(max_seqlen)
 
     def __call__(
         self,

@@ -56,8 +56,11 @@ def pack_weight(weight: Tensor, bias: Tensor | None, arithmetic: str) -> Any:
 
     weight [out_features, in_features] float32 or bfloat16, bias [out_features] float32 or None. `arithmetic` is
     "float32" (float32-accurate, the fastest way the ISA has), "float32_fma" (plain FMA everywhere; heads) or
-    "bfloat16". Returns a PackedWeight that owns its copy: the tensors may be freed.
+    "bfloat16". Returns a PackedWeight that owns its copy: the tensors may be freed. Of a weight on the meta device,
+    which has no numbers, it has the sizes only.
     """
+    if weight.is_meta:
+        return _weight_of_shape(weight, bias is not None, arithmetic, is_gated=False)
     return cpu_module().PackedWeight(weight.contiguous(), bias, arithmetic)
 
 
@@ -67,9 +70,22 @@ def pack_gated_weight(
     """Lay out the two matrices of a gated MLP as one weight, whose product is act(x @ gate.T) * (x @ up.T).
 
     gate and up [inner_size, in_features] of one dtype, float32 or bfloat16; each bias [inner_size] float32 or None;
-    `arithmetic` as for `pack_weight`. Returns a PackedWeight with out_features = inner_size.
+    `arithmetic` as for `pack_weight`. Returns a PackedWeight with out_features = inner_size, of meta tensors its sizes.
     """
+    if gate.is_meta:
+        return _weight_of_shape(gate, gate_bias is not None or up_bias is not None, arithmetic, is_gated=True)
     return cpu_module().PackedWeight.gated(gate.contiguous(), up.contiguous(), gate_bias, up_bias, arithmetic)
+
+
+def _weight_of_shape(weight: Tensor, has_bias: bool, arithmetic: str, *, is_gated: bool) -> Any:
+    out_features, in_features = weight.shape
+    return cpu_module().PackedWeight.of_shape(
+        out_features=out_features,
+        in_features=in_features,
+        has_bias=has_bias,
+        is_gated=is_gated,
+        arithmetic=arithmetic,
+    )
 
 
 def linear(
@@ -261,6 +277,12 @@ def classifier_head(
 def transformer_layer_workspace_size(layer: Any, num_tokens: int, num_seqs: int) -> int:
     """Bytes of workspace `transformer_layer` needs for a batch of this size."""
     size: int = cpu_module().transformer_layer_workspace_size(layer, num_tokens, num_seqs)
+    return size
+
+
+def transformer_layer_scratch_size(layer: Any, max_seqlen: int) -> int:
+    """Bytes of scratch that `transformer_layer` has each thread keep, for sequences of up to max_seqlen tokens."""
+    size: int = cpu_module().transformer_layer_scratch_size(layer, max_seqlen)
     return size
 
 

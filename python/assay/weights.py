@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-import zipfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from assay.checkpoint_files import DTYPES, open_checkpoint
 from assay.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from assay.checkpoint_files import CheckpointFile
+
 _LEGACY_SUFFIXES = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
-"""safetensors' names of the dtypes."""
 _SHOWN = 12
 """Names an error message spells out."""
+_MOST_MAPPED = 32 << 20
+"""Bytes of tensors taken before their pages are given back: what loading adds to the memory of the model."""
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -37,14 +39,19 @@ def _canonical(name: str) -> str:
 
 
 class WeightMap:
-    """Tensors of one checkpoint; safetensors files stay memory-mapped until a tensor is taken."""
+    """Tensors of one checkpoint, mapped: what was taken earlier goes from memory while the rest is taken.
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    has_numbers False: tensors have shape and dtype only (see `open_checkpoint`). device: where matrices are then.
+    """
+
+    def __init__(self, paths: Sequence[Path], *, has_numbers: bool = True) -> None:
         self.source = ", ".join(path.name for path in paths)
-        self._tensors: dict[str, tuple[Any, str]] = {}
+        self.device = "cpu" if has_numbers else "meta"
+        self._files = [open_checkpoint(path, has_numbers=has_numbers) for path in paths]
+        self._tensors: dict[str, tuple[CheckpointFile, str]] = {}
         self._used: set[str] = set()
-        for path in paths:
-            handle = _open(path)
+        self._mapped_bytes = 0
+        for handle in self._files:
             for stored in handle.keys():
                 name = _canonical(stored)
                 if name in self._tensors:
@@ -72,7 +79,7 @@ class WeightMap:
         self.require([name])
         handle, stored = self._tensors[name]
         code = str(handle.get_slice(stored).get_dtype())
-        return _DTYPES.get(code, code)
+        return DTYPES.get(code, code)
 
     def largest(self) -> str:
         """The name of the tensor with the most numbers."""
@@ -95,8 +102,11 @@ class WeightMap:
     def take(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
         """A floating-point tensor, marked as used; raises WeightsError where it is missing or has another shape."""
         self.require([name])
+        if self._mapped_bytes > _MOST_MAPPED:
+            self._drop_pages()
         handle, stored = self._tensors[name]
-        tensor: Tensor = handle.get_tensor(stored)
+        tensor = handle.get_tensor(stored)
+        self._mapped_bytes += tensor.nbytes
         if not tensor.dtype.is_floating_point or tensor.dtype.itemsize not in (2, 4, 8):
             raise WeightsError(f"{self.source}: {name} has dtype {tensor.dtype}; only float checkpoints are supported")
         if shape is not None and tuple(tensor.shape) != shape:
@@ -123,6 +133,7 @@ class WeightMap:
 
     def finish(self, ignore: Iterable[str] = ()) -> None:
         """Raise WeightsError naming the tensors nobody took, except those that match a pattern of `ignore`."""
+        self._drop_pages()
         patterns = [re.compile(pattern) for pattern in ignore]
         left = [
             name
@@ -132,55 +143,7 @@ class WeightMap:
         if left:
             raise WeightsError(f"{self.source}: tensors the architecture has no use for: {_listed(left)}")
 
-
-class _BinSlice:
-    """What can be asked about a stored tensor."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor = tensor
-
-    def get_shape(self) -> list[int]:
-        return list(self._tensor.shape)
-
-    def get_dtype(self) -> str:
-        return str(self._tensor.dtype).removeprefix("torch.")
-
-    def __getitem__(self, rows: slice) -> Tensor:
-        return self._tensor[rows]
-
-
-class _BinHandle:
-    """A torch checkpoint behind the interface of a safetensors file."""
-
-    def __init__(self, path: Path) -> None:
-        import torch
-
-        try:
-            is_mappable = zipfile.is_zipfile(path)  # files older than torch 1.6 are not
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mappable)
-        except Exception as err:  # torch raises RuntimeError, UnpicklingError and others for files it will not read
-            raise WeightsError(f"{path} cannot be read as plain tensors (weights_only): {err}") from err
-        if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-            raise WeightsError(f"{path} must hold a dict of tensors")
-        self._state = state
-
-    def keys(self) -> list[str]:
-        return list(self._state)
-
-    def get_slice(self, name: str) -> _BinSlice:
-        return _BinSlice(self._state[name])
-
-    def get_tensor(self, name: str) -> Tensor:
-        tensor: Tensor = self._state[name]
-        return tensor.contiguous()
-
-
-def _open(path: Path) -> Any:
-    if path.suffix != ".safetensors":
-        return _BinHandle(path)
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        return safe_open(path, framework="pt", device="cpu")
-    except (SafetensorError, OSError) as err:
-        raise WeightsError(f"{path} is not a readable safetensors file: {err}") from err
+    def _drop_pages(self) -> None:
+        for file in self._files:
+            file.drop_pages()
+        self._mapped_bytes = 0

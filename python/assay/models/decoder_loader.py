@@ -62,7 +62,7 @@ class DecoderLoader:
 
     def _load(self, reader: _Reader, max_model_len: int) -> Decoder:
         shape = reader.shape
-        tables = _rope_tables(shape, min(max_model_len, shape.max_positions))
+        tables = _rope_tables(shape, min(max_model_len, shape.max_positions), reader.weights.device)
         return Decoder(
             shape=shape,
             embeddings=reader.embeddings(self.names),
@@ -72,14 +72,14 @@ class DecoderLoader:
         )
 
 
-def _rope_tables(shape: DecoderShape, num_positions: int) -> dict[str, RopeTables]:
+def _rope_tables(shape: DecoderShape, num_positions: int, device: str) -> dict[str, RopeTables]:
     """The tables of every kind of layer there is; kinds with one `Rope` share one."""
     made: dict[int, RopeTables] = {}
     tables = {}
     for kind in sorted(set(shape.layer_types) & set(shape.ropes)):
         rope = shape.ropes[kind]
         if id(rope) not in made:
-            made[id(rope)] = RopeTables(*rope.tables(num_positions), rope.long_from)
+            made[id(rope)] = RopeTables(*rope.tables(num_positions, device), rope.long_from)
         tables[kind] = made[id(rope)]
     return tables
 

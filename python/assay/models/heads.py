@@ -40,17 +40,23 @@ def head_tensors(plan: Plan, weights: WeightMap, prefix: str) -> list[str]:
     return names + [f"{name}.bias" for name, has_bias in modules if has_bias]
 
 
-def load_heads(plan: Plan, files: ModelFiles, classifier: ClassifierHead | None) -> dict[str, TaskHead]:
-    """The head of every task of the plan, given that of the backbone's checkpoint; raises WeightsError."""
+def load_heads(
+    plan: Plan, files: ModelFiles, classifier: ClassifierHead | None, *, has_numbers: bool = True
+) -> dict[str, TaskHead]:
+    """The head of every task of the plan, given that of the backbone's checkpoint; raises WeightsError.
+
+    has_numbers: see `WeightMap`.
+    """
     heads: dict[str, ClassifierHead | EmbeddingHead] = {}
     if classifier is not None:
         heads["classify"] = heads["token_classify"] = classifier
     else:
-        embedding = EmbeddingHead(() if plan.modules is None else load_dense(files, plan.modules))
+        dense = () if plan.modules is None else load_dense(files, plan.modules, has_numbers=has_numbers)
+        embedding = EmbeddingHead(dense)
         heads["embed"] = heads["token_embed"] = embedding
     if plan.head == "probe":
         assert files.head_folder is not None
-        own = WeightMap([files.head_folder / HEAD_FILE])
+        own = WeightMap([files.head_folder / HEAD_FILE], has_numbers=has_numbers)
         own.require(["classifier.weight", "classifier.bias"])
         heads["classify"] = _head(plan, _stored_classifier(plan, own, "classifier", has_bias=True))
         own.finish()

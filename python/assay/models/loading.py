@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from assay.errors import ConfigError
 from assay.models.family import Int8Loader
 from assay.models.heads import head_tensors, load_classifier, load_heads, taken_classifier
 from assay.models.plan import make_plan
-from assay.models.pooling_model import PoolingModel
+from assay.models.pooling_model import PoolingModel, TaskHead
 from assay.models.transformers_class import Outline
 from assay.models.transformers_loading import load_parts
 from assay.weights import WeightMap
@@ -67,13 +68,62 @@ def load_model(
     that costs is not judged here. Raises UnsupportedModelError, ConfigError or WeightsError.
     """
     plan = make_plan(files, hf_config, pooler_config, model_impl)
-    weights = WeightMap(files.weight_files())
-    longest = min(plan.shape.max_model_len, max_model_len or plan.shape.max_model_len)
+    loaded = load_weights(plan, files, dtype=dtype, max_model_len=max_model_len, quantization=quantization)
+    return PoolingModel(
+        architecture=plan.architecture,
+        backbone=loaded.backbone,
+        heads=loaded.heads,
+        task=plan.task,
+        hf_config=plan.hf_config,
+        pooler_config=plan.pooler_config,
+        dtype=loaded.dtype,
+        dtype_reason=loaded.dtype_reason,
+        max_model_len=plan.max_model_len,
+        max_model_len_source=plan.max_model_len_source,
+        embedding_size=plan.embedding_size,
+        max_batch_tokens=max(max_batch_tokens, longest_sequence(plan, max_model_len)),
+        max_batch_size=max_batch_size,
+        quantization=quantization,
+    )
+
+
+def longest_sequence(plan: Plan, max_model_len: int | None) -> int:
+    """Tokens of the longest sequence a model is loaded for: it always fits a batch."""
+    return min(plan.shape.max_model_len, max_model_len or plan.shape.max_model_len)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedWeights:
+    """What a plan's checkpoint became. heads: by task."""
+
+    backbone: Backbone
+    heads: dict[str, TaskHead]
+    dtype: str
+    dtype_reason: str
+
+
+def load_weights(
+    plan: Plan,
+    files: ModelFiles,
+    *,
+    dtype: str,
+    max_model_len: int | None = None,
+    quantization: str | None = None,
+    has_numbers: bool = True,
+) -> LoadedWeights:
+    """Take the tensors of a plan; the arguments are those of `load_model`.
+
+    has_numbers False reads the headers of the files only: the parts have every size and cannot be run. That is for
+    families of this package, not for what transformers loads. Raises ConfigError or WeightsError.
+    """
+    weights = WeightMap(files.weight_files(), has_numbers=has_numbers)
+    longest = longest_sequence(plan, max_model_len)
     loader = plan.family.backbone
     if quantization is not None:
         dtype = _dtype_beside_int8(dtype, plan)
     backbone: Backbone
     if isinstance(loader, Outline):
+        assert has_numbers
         dtype, reason = resolve_dtype(dtype, weights.dtype(weights.largest()))
         parts = load_parts(files, loader, plan.hf_config.num_labels, dtype)
         backbone, classifier = parts.backbone, taken_classifier(plan, parts)
@@ -90,23 +140,7 @@ def load_model(
             backbone = loader.load(weights, prefix, plan.shape, dtype, longest)
         classifier = load_classifier(plan, weights, prefix)
         weights.finish(ignore=[pattern.replace("{}", re.escape(prefix)) for pattern in _ignored(plan)])
-    heads = load_heads(plan, files, classifier)
-    return PoolingModel(
-        architecture=plan.architecture,
-        backbone=backbone,
-        heads=heads,
-        task=plan.task,
-        hf_config=plan.hf_config,
-        pooler_config=plan.pooler_config,
-        dtype=dtype,
-        dtype_reason=reason,
-        max_model_len=plan.max_model_len,
-        max_model_len_source=plan.max_model_len_source,
-        embedding_size=plan.embedding_size,
-        max_batch_tokens=max(max_batch_tokens, longest),  # the longest sequence always fits
-        max_batch_size=max_batch_size,
-        quantization=quantization,
-    )
+    return LoadedWeights(backbone, load_heads(plan, files, classifier, has_numbers=has_numbers), dtype, reason)
 
 
 def _dtype_beside_int8(dtype: str, plan: Plan) -> str:

@@ -49,14 +49,14 @@ class Rope:
         """LongRoPE: longer sequences than this use the second half of the tables."""
         return self.parameters["original_max_position_embeddings"] if self.kind == "longrope" else None
 
-    def tables(self, num_positions: int) -> tuple[Tensor, Tensor]:
+    def tables(self, num_positions: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
         """Cosines and sines [num_positions, rotary_dim / 2] float32; twice the rows where long_from is set."""
         import torch
 
         lengths = [None] if self.long_from is None else [None, self.long_from + 1]
         parts = [self._frequencies(length) for length in lengths]
-        positions = torch.arange(num_positions, dtype=torch.float32)
-        angles = torch.cat([torch.outer(positions, frequencies) for frequencies, _ in parts])
+        positions = torch.arange(num_positions, dtype=torch.float32, device=device)
+        angles = torch.cat([torch.outer(positions, frequencies.to(device)) for frequencies, _ in parts])
         scale = parts[0][1]
         return angles.cos() * scale, angles.sin() * scale
 

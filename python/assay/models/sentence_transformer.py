@@ -171,11 +171,11 @@ def _read_dense(folder: Path) -> DenseConfig:
     )
 
 
-def load_dense(files: ModelFiles, modules: Modules) -> tuple[Dense, ...]:
-    """The Dense layers' tensors, each from its own folder."""
+def load_dense(files: ModelFiles, modules: Modules, *, has_numbers: bool = True) -> tuple[Dense, ...]:
+    """The Dense layers' tensors, each from its own folder. has_numbers: see `WeightMap`."""
     layers = []
     for config in modules.dense:
-        weights = WeightMap(files.weight_files(config.folder))
+        weights = WeightMap(files.weight_files(config.folder), has_numbers=has_numbers)
         sizes = (config.out_features, config.in_features)
         linear = Linear.load(weights, "linear", sizes, HEAD_ARITHMETIC, has_bias=config.has_bias)
         weights.finish()
