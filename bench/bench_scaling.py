@@ -6,7 +6,6 @@ python bench/bench_scaling.py [--model minilm] [--rounds N] [--quick] [--no-save
 from __future__ import annotations
 
 import argparse
-import itertools
 import statistics
 import tempfile
 import time
@@ -20,6 +19,7 @@ import numpy as np
 import checkpoints
 import machine
 import measure
+import properties
 import record
 import report
 import workload
@@ -61,7 +61,7 @@ def points(num_threads: int, total: int, vocab_size: int) -> Iterator[Point]:
     mix = workload.document_lengths(num_documents, rng)
     long_tail = inputs_of(mix, vocab_size, rng)
     for budget in BATCH_TOKENS:
-        yield Point("batch budget, long tail", budget, num_threads, budget, long_tail)
+        yield Point(properties.BATCH_BUDGET, budget, num_threads, budget, long_tail)
     for length in SEQLENS:
         uniform = inputs_of([length] * (total // length), vocab_size, rng)
         yield Point("sequence length", length, num_threads, DEFAULT_BATCH_TOKENS, uniform)
@@ -70,8 +70,8 @@ def points(num_threads: int, total: int, vocab_size: int) -> Iterator[Point]:
     # The same number of texts and tokens (give or take a text's rounding), spread evenly.
     mean = round(sum(mix) / len(mix))
     uniform = inputs_of([mean] * len(mix), vocab_size, rng)
-    yield Point("mix: long tail", mean, num_threads, DEFAULT_BATCH_TOKENS, long_tail)
-    yield Point("mix: uniform", mean, num_threads, DEFAULT_BATCH_TOKENS, uniform)
+    yield Point(properties.LONG_TAIL, mean, num_threads, DEFAULT_BATCH_TOKENS, long_tail)
+    yield Point(properties.UNIFORM, mean, num_threads, DEFAULT_BATCH_TOKENS, uniform)
 
 
 class Models:
@@ -136,16 +136,6 @@ def row(point: Point, samples: list[dict[str, float]]) -> dict[str, Any]:
         "tokens_per_s_range": [min(rates), max(rates)],
         "foreign_cores": statistics.median(sample["foreign_cores"] for sample in samples),
     }
-
-
-def slower_with_more(rows: list[dict[str, Any]]) -> list[str]:
-    """Budgets that are slower than a smaller one by more than the ranges of both: there should be none."""
-    budgets = [row for row in rows if row["series"].startswith("batch budget")]
-    found = []
-    for small, large in itertools.pairwise(budgets):
-        if large["tokens_per_s_range"][1] < small["tokens_per_s_range"][0]:
-            found.append(f"{large['x']} tokens per batch are slower than {small['x']}")
-    return found
 
 
 def shown(row: dict[str, Any]) -> list[str]:
@@ -216,14 +206,14 @@ def main() -> None:
     rows = measured(Models(checkpoint, args.dtype), chosen, args.rounds, args.patience)
     names = ["series", "x", "tokens/s", "min..max", "foreign", "work"]
     print(f"\n{args.model}, {args.dtype}\n{report.format_table(names, [shown(item) for item in rows])}\n")
-    warnings = slower_with_more(rows)
-    print("\n".join(warnings) or "no larger batch budget is slower than a smaller one")
+    found = properties.ratios(rows)
+    print("properties, tokens per second in ratio:\n" + "\n".join(f"  {ratio}" for ratio in found))
     if not args.no_save and not args.quick:
         limits = machine.limits(args.threads, time.perf_counter)
         header = record.header("scaling", args.threads, [limits]) | {"model": args.model, "dtype": args.dtype}
         path = record.path_of(f"scaling-{args.model}", header)
         write_plot(record.picture(path), record.title(header), rows)
-        record.write(path, header | {"slower_with_more": warnings, "rows": rows})
+        record.write(path, header | {"properties": [ratio.as_json() for ratio in found], "rows": rows})
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ RANKS = {
     "quantization": 6,
     "doctor": 7,
     "llm": 7,
+    "memory": 8,
     "server": 8,
     "cli": 9,
     "__main__": 10,

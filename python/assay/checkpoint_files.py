@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import mmap
 import zipfile
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from assay.errors import WeightsError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    import torch
     from torch import Tensor
 
-DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
-"""safetensors' names of the dtypes that are supported."""
+_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+"""safetensors' names of the dtypes, and torch's."""
+
+
+def dtype_name(code: str) -> str:
+    """torch's name of a stored dtype, or the file's where torch has none of these."""
+    return _DTYPES.get(code, code)
 
 
 class StoredTensor(Protocol):
@@ -24,7 +43,7 @@ class StoredTensor(Protocol):
     def get_shape(self) -> list[int]: ...
 
     def get_dtype(self) -> str:
-        """A key of DTYPES, or another name."""
+        """The dtype as the file calls it; see `dtype_name`."""
         ...
 
     def __getitem__(self, rows: slice) -> Tensor: ...
@@ -44,6 +63,16 @@ class CheckpointFile(Protocol):
         ...
 
 
+def torch_dtype(code: str, name: str) -> torch.dtype:
+    """torch's dtype of a stored one, for the tensor `name`; raises WeightsError where it has none."""
+    import torch
+
+    dtype = getattr(torch, _DTYPES.get(code, code), None)
+    if not isinstance(dtype, torch.dtype):
+        raise WeightsError(f"{name} has dtype {code}; only float checkpoints are supported")
+    return dtype
+
+
 def open_checkpoint(path: Path, *, has_numbers: bool = True) -> CheckpointFile:
     """A safetensors file or a torch checkpoint, raises WeightsError where it is neither.
 
@@ -59,59 +88,65 @@ class _SafetensorsFile:
     def __init__(self, path: Path) -> None:
         from safetensors import SafetensorError, safe_open
 
+        self._path = path
         try:
-            self._checked: Any = safe_open(path, framework="pt", device="cpu")
+            safe_open(path, framework="np")  # reads the header, and refuses one that does not fit the file
             with path.open("rb") as file:
                 header_size = int.from_bytes(file.read(8), "little")
                 self._entries = json.loads(file.read(header_size))
-                # A private mapping: torch wants memory it may write to, and the file must not change if someone does.
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except (SafetensorError, OSError) as err:
             raise WeightsError(f"{path} is not a readable safetensors file: {err}") from err
+        self._entries.pop("__metadata__", None)
         self._data_start = 8 + header_size
 
+    @functools.cached_property
+    def _map(self) -> mmap.mmap:
+        """The whole file. Private, because torch wants memory it may write to, and the file must not change by it."""
+        with self._path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
     def keys(self) -> list[str]:
-        return list(self._checked.keys())
+        return list(self._entries)
 
     def get_slice(self, name: str) -> StoredTensor:
-        stored: StoredTensor = self._checked.get_slice(name)
-        return stored
+        entry = self._entries[name]
+        return _Slice(entry["shape"], entry["dtype"], lambda: self.get_tensor(name))
 
     def get_tensor(self, name: str) -> Tensor:
         """A view of the mapping, which lives as long as the tensor does."""
         import torch
 
         entry = self._entries[name]
+        dtype = torch_dtype(entry["dtype"], name)
         first, last = entry["data_offsets"]
-        if entry["dtype"] not in DTYPES or first == last:
-            whole: Tensor = self._checked.get_tensor(name)
-            return whole
-        dtype = getattr(torch, DTYPES[entry["dtype"]])
-        count = (last - first) // dtype.itemsize
-        return torch.frombuffer(self._map, dtype=dtype, count=count, offset=self._data_start + first).view(
-            entry["shape"]
-        )
+        if first == last:
+            return torch.empty(entry["shape"], dtype=dtype)
+        start = self._data_start + first
+        stored = torch.frombuffer(self._map, dtype=torch.uint8, count=last - first, offset=start)
+        if start % dtype.itemsize:  # files whose header is not padded
+            stored = stored.clone()
+        return stored.view(dtype).view(entry["shape"])
 
     def drop_pages(self) -> None:
         # Nobody writes to the tensors, so every page comes back from the file when it is read again.
-        if hasattr(mmap, "MADV_DONTNEED"):
+        if "_map" in self.__dict__ and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
 
-class _BinSlice:
-    """What can be asked about a tensor of a torch checkpoint."""
+class _Slice:
+    """A tensor that is there when rows of it are asked for. dtype: the file's own name of it."""
 
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor = tensor
+    def __init__(self, shape: list[int], dtype: str, whole: Callable[[], Tensor]) -> None:
+        self._shape, self._dtype, self._whole = shape, dtype, whole
 
     def get_shape(self) -> list[int]:
-        return list(self._tensor.shape)
+        return self._shape
 
     def get_dtype(self) -> str:
-        return str(self._tensor.dtype).removeprefix("torch.")
+        return self._dtype
 
     def __getitem__(self, rows: slice) -> Tensor:
-        return self._tensor[rows]
+        return self._whole()[rows]
 
 
 class _BinFile:
@@ -133,7 +168,8 @@ class _BinFile:
         return list(self._state)
 
     def get_slice(self, name: str) -> StoredTensor:
-        return _BinSlice(self._state[name])
+        tensor: Tensor = self._state[name]
+        return _Slice(list(tensor.shape), str(tensor.dtype).removeprefix("torch."), lambda: tensor)
 
     def get_tensor(self, name: str) -> Tensor:
         """A copy: a tensor of the state would keep the memory of all of them."""
@@ -146,30 +182,6 @@ class _BinFile:
         """Nothing: the memory is torch's, which lets go of it with the last tensor of the state."""
 
 
-class _ShapeSlice:
-    """A stored tensor whose rows have no numbers."""
-
-    def __init__(self, stored: StoredTensor) -> None:
-        self._stored = stored
-
-    def get_shape(self) -> list[int]:
-        return self._stored.get_shape()
-
-    def get_dtype(self) -> str:
-        return self._stored.get_dtype()
-
-    def __getitem__(self, rows: slice) -> Tensor:
-        shape = self.get_shape()
-        return self.without_numbers([len(range(*rows.indices(shape[0]))), *shape[1:]])
-
-    def without_numbers(self, shape: list[int]) -> Tensor:
-        import torch
-
-        code = self.get_dtype()
-        dtype = getattr(torch, DTYPES.get(code, code))
-        return torch.zeros(shape, dtype=dtype, device="cpu" if len(shape) == 1 else "meta")
-
-
 class _Shapes:
     """A file of which the header alone is of interest."""
 
@@ -179,15 +191,17 @@ class _Shapes:
     def keys(self) -> list[str]:
         return self._file.keys()
 
-    def get_slice(self, name: str) -> _ShapeSlice:
-        return _ShapeSlice(self._file.get_slice(name))
+    def get_slice(self, name: str) -> StoredTensor:
+        stored = self._file.get_slice(name)
+        return _Slice(stored.get_shape(), stored.get_dtype(), lambda: self.get_tensor(name))
 
     def get_tensor(self, name: str) -> Tensor:
-        stored = self.get_slice(name)
-        code = stored.get_dtype()
-        if DTYPES.get(code, code) not in DTYPES.values():
-            return self._file.get_tensor(name)  # no model takes it: WeightMap says so in its own words
-        return stored.without_numbers(stored.get_shape())
+        import torch
+
+        stored = self._file.get_slice(name)
+        shape = stored.get_shape()
+        device = "cpu" if len(shape) < 2 else "meta"
+        return torch.zeros(shape, dtype=torch_dtype(stored.get_dtype(), name), device=device)
 
     def drop_pages(self) -> None:
-        self._file.drop_pages()
+        """Nothing: no tensor was read."""

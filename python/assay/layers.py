@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from assay import ops
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from assay.batch import RaggedBatch
@@ -24,11 +25,16 @@ def float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.float32, copy=True).contiguous()
 
 
-def in_dtype(tensor: Tensor, arithmetic: str) -> Tensor:
-    """`tensor` in the storage type of `arithmetic`: bfloat16 for "bfloat16", else float32."""
+def storage_dtype(arithmetic: str) -> torch.dtype:
+    """What numbers are kept in for `arithmetic`: bfloat16 for "bfloat16", else float32."""
     import torch
 
-    return tensor.to(torch.bfloat16 if arithmetic == "bfloat16" else torch.float32).contiguous()
+    return torch.bfloat16 if arithmetic == "bfloat16" else torch.float32
+
+
+def in_dtype(tensor: Tensor, arithmetic: str) -> Tensor:
+    """`tensor` in the storage type of `arithmetic`."""
+    return tensor.to(storage_dtype(arithmetic)).contiguous()
 
 
 @dataclass(frozen=True, slots=True)

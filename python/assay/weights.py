@@ -6,13 +6,14 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from assay.checkpoint_files import DTYPES, open_checkpoint
+from assay.checkpoint_files import dtype_name, open_checkpoint
 from assay.errors import WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    import torch
     from torch import Tensor
 
     from assay.checkpoint_files import CheckpointFile
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _LEGACY_SUFFIXES = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
 _SHOWN = 12
 """Names an error message spells out."""
-_MOST_MAPPED = 32 << 20
+_MOST_MAPPED = 8 << 20
 """Bytes of tensors taken before their pages are given back: what loading adds to the memory of the model."""
 
 
@@ -78,12 +79,15 @@ class WeightMap:
         """The dtype of a tensor as stored ("float32", "bfloat16", ...), without taking it."""
         self.require([name])
         handle, stored = self._tensors[name]
-        code = str(handle.get_slice(stored).get_dtype())
-        return DTYPES.get(code, code)
+        return dtype_name(handle.get_slice(stored).get_dtype())
+
+    def num_numbers(self, name: str) -> int:
+        """How many numbers a tensor has, without taking it."""
+        return math.prod(self.shape(name))
 
     def largest(self) -> str:
         """The name of the tensor with the most numbers."""
-        return max(self.names(), key=lambda name: math.prod(self.shape(name)))
+        return max(self.names(), key=self.num_numbers)
 
     def prefix(self, candidates: Sequence[str], probe: str) -> str:
         """The first of `candidates` (or no prefix) under which the tensor `probe` lies; raises WeightsError."""
@@ -113,6 +117,23 @@ class WeightMap:
             raise WeightsError(f"{self.source}: {name} has shape {tuple(tensor.shape)}, config.json asks for {shape}")
         self._used.add(name)
         return tensor
+
+    def take_as(self, name: str, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+        """`take` of a matrix in another dtype, converted in pieces so that the stored one is never whole in memory.
+
+        Where it is stored in that dtype it stays in the mapped file.
+        """
+        import torch
+
+        stored = self.take(name, shape)
+        if stored.dtype == dtype:
+            return stored.contiguous()
+        converted = torch.empty(shape, dtype=dtype, device=stored.device)
+        step = max(1, _MOST_MAPPED * shape[0] // stored.nbytes)
+        for first in range(0, shape[0], step):
+            converted[first : first + step] = stored[first : first + step]
+            self._drop_pages()
+        return converted
 
     def take_rows(self, name: str, rows: Sequence[int]) -> Tensor:
         """Some rows of a tensor, in the order asked for and as stored; nothing else of it is read. Marks it as used."""

@@ -10,6 +10,7 @@ import typer
 from assay.cli.about import check, info
 from assay.cli.classify import classify
 from assay.cli.doctor import doctor
+from assay.cli.plan import plan
 from assay.cli.rank import rerank, score
 from assay.cli.serve import serve
 from assay.dotted_options import fold_dotted_options
@@ -48,7 +49,7 @@ def _options(
     del version
 
 
-for command in (classify, score, rerank, info, check, doctor):
+for command in (classify, score, rerank, info, check, plan, doctor):
     app.command()(command)
 # The server reads its own options: `python -m assay.server` is the same program without this one around it.
 app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)

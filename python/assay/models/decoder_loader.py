@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from assay import ops
-from assay.layers import Embeddings, LayerNorm, RmsNorm, TransformerLayer, float32, in_dtype
+from assay.layers import Embeddings, LayerNorm, RmsNorm, TransformerLayer, float32, in_dtype, storage_dtype
 from assay.models.decoder import Decoder, RopeTables
 from assay.models.decoder_shape import UNLIMITED, DecoderNames, DecoderShape, LayerNames
 
@@ -133,8 +133,8 @@ class _Reader:
         return Embeddings(word=word, position=position, task_type=task_type, norm=norm)
 
     def _table(self, name: str, rows: int) -> Tensor:
-        stored = self.weights.take(f"{self.prefix}{name}.weight", (rows, self.shape.hidden_size))
-        return in_dtype(stored, self.arithmetic)
+        sizes = (rows, self.shape.hidden_size)
+        return self.weights.take_as(f"{self.prefix}{name}.weight", sizes, storage_dtype(self.arithmetic))
 
     def norm(self, name: str | None) -> LayerNorm | RmsNorm | None:
         if name is None:

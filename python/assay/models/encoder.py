@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from assay import ops
 from assay.arena import aligned
-from assay.layers import Embeddings, EncoderLayer, LayerNorm, Linear, float32, in_dtype
+from assay.layers import Embeddings, EncoderLayer, LayerNorm, Linear, float32, in_dtype, storage_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,8 +119,8 @@ def _load_embeddings(weights: WeightMap, name: str, shape: EncoderShape, arithme
     def table(kind: str, rows: int) -> Tensor | None:
         if rows == 0:
             return None
-        stored = weights.take(f"{name}.{kind}_embeddings.weight", (rows, shape.embedding_size))
-        return in_dtype(stored, arithmetic)
+        sizes = (rows, shape.embedding_size)
+        return weights.take_as(f"{name}.{kind}_embeddings.weight", sizes, storage_dtype(arithmetic))
 
     word, position = table("word", shape.vocab_size), table("position", shape.max_positions)
     assert word is not None and position is not None
