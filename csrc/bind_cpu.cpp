@@ -4,6 +4,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#ifdef __linux__
+#include <malloc.h>
+#endif
+
 #include <chrono>
 #include <string>
 
@@ -365,6 +369,13 @@ double peak_flops(const std::string& arithmetic, double seconds) {
   return best;
 }
 
+void release_free_memory() {
+#ifdef __GLIBC__
+  const py::gil_scoped_release release;
+  malloc_trim(0);
+#endif
+}
+
 std::vector<std::string> isa_names(bool with_emulated) {
   std::vector<std::string> names;
   for (int i = 0; i < kNumIsas; ++i) {
@@ -420,6 +431,8 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("pool", &bind_pool);
   m.def("classifier_head", &bind_classifier_head);
 
+  m.def("release_free_memory", &release_free_memory,
+        "Give memory that malloc keeps for later back to the system, where it can be asked to.");
   m.def("available_isas", [] { return isa_names(false); }, "Paths this machine can run, slowest first.");
   m.def("testable_isas", [] { return isa_names(true); }, "available_isas and the emulated AMX path.");
   m.def("active_isa", [] { return isa_name(active_table().isa); });

@@ -322,6 +322,11 @@ def set_num_threads(num_threads: int) -> None:
     cpu_module().set_num_threads(num_threads)
 
 
+def release_free_memory() -> None:
+    """Give freed memory back to the system that malloc would keep: after work that allocated much for a while."""
+    cpu_module().release_free_memory()
+
+
 def wake_threads() -> None:
     """Say that a kernel call follows within about a millisecond: the pool's threads wake meanwhile. Returns at once."""
     cpu_module().wake_threads()

@@ -130,6 +130,7 @@ def load(
     text_tokenizer = None
     if not skip_tokenizer_init:
         text_tokenizer = Tokenizer.from_files(files, model.hf_config, tokenizer, tokenizer_revision, token)
+    ops.release_free_memory()  # what was needed to lay out the weights and to read the tokenizer
     length = _max_model_len(max_model_len, model)
     return Loaded(os.fspath(name), model, text_tokenizer, length, adapted.match, _weight_files(files))
 

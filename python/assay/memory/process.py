@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +14,9 @@ from assay.errors import AssayError, ConfigError
 if TYPE_CHECKING:
     from assay.files import ModelFiles
 
-_PROGRAM = "from assay.memory.process import report_base; report_base()"
+_PROGRAM = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from assay.memory.process import report_base; report_base()"
+)
 _WARM_TEXT = "The quick brown fox jumps over the lazy dog. "
 _WARM_WIDTH = 64
 
@@ -70,14 +71,9 @@ def measure_base(files: ModelFiles | None, num_threads: int) -> Base:
 
 
 def _measured(num_threads: int, tokenizer_folder: list[str]) -> Base:
-    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    finished = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, str(num_threads), *tokenizer_folder],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-    )
+    package_root = str(Path(__file__).parents[2])
+    command = [sys.executable, "-c", _PROGRAM, package_root, str(num_threads), *tokenizer_folder]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode:
         raise ConfigError(f"a process without the model could not be measured: {finished.stderr.strip()[-400:]}")
     return Base(**json.loads(finished.stdout.splitlines()[-1]))
