@@ -14,6 +14,8 @@ import tiny_models
 import tiny_rerankers
 from assay.cli import main
 from assay.cli.app import JSON_OPTIONS
+from assay.cli.guard import UsageError
+from assay.cli.plan import parse_size
 from assay.dotted_options import fold_dotted_options
 
 CLASSIFIER = "ForSequenceClassification"
@@ -289,12 +291,61 @@ def test_check_reads_no_weights_and_is_quick(classifier: Path, tmp_path: Path) -
     assert time.perf_counter() - start < 20  # a hang, not a slow machine
 
 
+def test_plan_tells_memory_and_what_fits(assay: Any, classifier: Path) -> None:
+    options = ("plan", "--model", classifier, "--max_batch_tokens", "2048", "--threads", "2")
+    result = assay(*options, "--memory", "1 TiB", "--json")
+    assert result.code == 0, result.err
+    record = result.records[0]
+    parts = sum(record["weights"].values()) + record["arena_bytes"] + record["scratch_bytes"]
+    assert record["peak_bytes"] == record["base"]["resident_bytes"] + parts
+    assert record["weights_bytes"] == sum(record["weights"].values())
+    assert set(record["weights"]) == {"embeddings", "layers", "head"}
+    assert record["max_batch_tokens"] == 2048 and record["num_threads"] == 2
+    assert record["fits"] is True and record["largest_batch_tokens"] > 2048
+    table = assay(*options, "--memory", "10MB")
+    assert table.code == 1
+    for words in ("embedding tables", "activations for 2048 tokens", "expected peak", "does not fit in 9.5 MiB"):
+        assert words in table.out
+    assert "the longest input alone needs more" in table.out
+
+
+def test_plan_refuses_what_cannot_be_loaded(assay: Any, classifier: Path, tmp_path: Path) -> None:
+    wrong = assay("plan", "--model", classifier, "--memory", "much")
+    assert wrong.code == 2 and "--memory must be a size" in wrong.err
+    assert assay("plan", "--model", classifier, "--dtype", "float32", "--quantization", "int8").code == 1
+    shutil.copy(classifier / "config.json", tmp_path)
+    bare = assay("plan", "--model", tmp_path)
+    assert bare.code == 1 and "neither model.safetensors" in bare.err
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("2GiB", 2 << 30),
+        ("2G", 2 << 30),
+        ("2 gb", 2 * 10**9),
+        ("1.5MiB", 3 << 19),
+        ("500MB", 500 * 10**6),
+        ("4096", 4096),
+        ("16 KiB", 16384),
+    ],
+)
+def test_sizes_are_read_in_both_kinds_of_units(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1G", "0", "2GiBB", "2 G B", "1e9", "two"])
+def test_other_sizes_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--memory must be a size"):
+        parse_size(text)
+
+
 def test_module_runs_as_a_program() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "assay", "--help"], capture_output=True, text=True, timeout=60, check=False
     )
     assert result.returncode == 0
-    for command in ("classify", "score", "rerank", "info", "check", "doctor"):
+    for command in ("classify", "score", "rerank", "info", "check", "plan", "doctor"):
         assert command in result.stdout
     version = subprocess.run([sys.executable, "-m", "assay", "--version"], capture_output=True, text=True, check=False)
     assert version.returncode == 0 and version.stdout.startswith("assay ")

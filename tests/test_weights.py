@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -238,3 +241,63 @@ def test_names_are_listed_up_to_a_limit(tmp_path):
     with pytest.raises(WeightsError, match=r"t01, t02.* and 7 more"):
         weights.finish()
     weights.finish(ignore=[r"t\d+"])
+
+
+def test_tensors_outlive_the_pages_that_were_given_back(tmp_path):
+    tensors = {"table": torch.randn(4096, 512), **{f"t{i:02}": torch.randn(512, 2048) for i in range(8)}}
+    save_file(tensors, tmp_path / "model.safetensors")
+    weights = WeightMap([tmp_path / "model.safetensors"])  # 40 MiB, several times what may stay mapped at once
+    taken = {name: weights.take(name) for name in weights.names()}
+    halved = weights.take_as("table", (4096, 512), torch.bfloat16)
+    weights.finish()
+    del weights
+    assert all(torch.equal(taken[name], tensor) for name, tensor in tensors.items())
+    assert torch.equal(halved, tensors["table"].to(torch.bfloat16))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident pages are read from /proc")
+def test_tensors_taken_before_are_no_longer_resident(tmp_path):
+    def resident_kib():
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(re.search(r"RssFile:\s+(\d+)", status).group(1))
+
+    save_file({f"t{i:02}": torch.ones(1024, 4096) for i in range(6)}, tmp_path / "model.safetensors")
+    weights = WeightMap([tmp_path / "model.safetensors"])
+    before, most = resident_kib(), 0
+    for name in weights.names():
+        assert weights.take(name).sum() == 1024 * 4096
+        most = max(most, resident_kib())
+    assert most - before < 40 * 1024  # of 96 MiB: one tensor, and what may stay beside it
+    weights.finish()
+    assert resident_kib() - before < 8 * 1024  # half a tensor: code that ran for the first time is resident as well
+
+
+def test_a_header_that_is_not_padded_gives_the_same_numbers(tmp_path):
+    tensors = {"a": torch.randn(7, 5), "b": torch.randn(3).to(torch.bfloat16)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    stored = (tmp_path / "model.safetensors").read_bytes()
+    size = int.from_bytes(stored[:8], "little")
+    header = stored[8 : 8 + size].rstrip()
+    header += b" " * (1 - len(header) % 2)  # the tensors start at an odd byte
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + stored[8 + size :])
+    weights = WeightMap([tmp_path / "model.safetensors"])
+    for name, tensor in tensors.items():
+        assert torch.equal(weights.take(name), tensor)
+
+
+def test_tensors_without_numbers_have_shapes_and_dtypes(bert):
+    paths = [bert / "model.safetensors"]
+    full, shapes = WeightMap(paths), WeightMap(paths, has_numbers=False)
+    assert shapes.names() == full.names()
+    for name in full.names():
+        real, sized = full.take(name), shapes.take(name)
+        assert (sized.shape, sized.dtype, sized.is_meta) == (real.shape, real.dtype, real.ndim > 1)
+    rows = shapes.take_rows("classifier.weight", [2, 0])
+    assert rows.is_meta and rows.shape == full.take_rows("classifier.weight", [2, 0]).shape
+
+
+@pytest.mark.parametrize("has_numbers", [True, False])
+def test_integers_are_no_weights(tmp_path, has_numbers):
+    save_file({"ids": torch.arange(6).view(2, 3)}, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"ids has dtype torch\.int64; only float checkpoints"):
+        WeightMap([tmp_path / "model.safetensors"], has_numbers=has_numbers).take("ids")
