@@ -17,6 +17,7 @@ from assay.cli.app import JSON_OPTIONS
 from assay.cli.guard import UsageError
 from assay.cli.plan import parse_size
 from assay.dotted_options import fold_dotted_options
+from assay.memory import Base
 
 CLASSIFIER = "ForSequenceClassification"
 
@@ -291,7 +292,7 @@ def test_check_reads_no_weights_and_is_quick(classifier: Path, tmp_path: Path) -
     assert time.perf_counter() - start < 20  # a hang, not a slow machine
 
 
-def test_plan_tells_memory_and_what_fits(assay: Any, classifier: Path) -> None:
+def test_plan_tells_memory_and_what_fits(assay: Any, classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("plan", "--model", classifier, "--max_batch_tokens", "2048", "--threads", "2")
     result = assay(*options, "--memory", "1 TiB", "--json")
     assert result.code == 0, result.err
@@ -302,6 +303,7 @@ def test_plan_tells_memory_and_what_fits(assay: Any, classifier: Path) -> None:
     assert set(record["weights"]) == {"embeddings", "layers", "head"}
     assert record["max_batch_tokens"] == 2048 and record["num_threads"] == 2
     assert record["fits"] is True and record["largest_batch_tokens"] > 2048
+    monkeypatch.setattr("assay.memory.estimate.measure_base", lambda files, num_threads: Base(8 << 20, 8 << 20))
     table = assay(*options, "--memory", "10MB")
     assert table.code == 1
     for words in ("embedding tables", "activations for 2048 tokens", "expected peak", "does not fit in 9.5 MiB"):
@@ -313,6 +315,7 @@ def test_plan_refuses_what_cannot_be_loaded(assay: Any, classifier: Path, tmp_pa
     wrong = assay("plan", "--model", classifier, "--memory", "much")
     assert wrong.code == 2 and "--memory must be a size" in wrong.err
     assert assay("plan", "--model", classifier, "--dtype", "float32", "--quantization", "int8").code == 1
+    assert "use None or 'int8'" in assay("plan", "--model", classifier, "--quantization", "int3").err
     shutil.copy(classifier / "config.json", tmp_path)
     bare = assay("plan", "--model", tmp_path)
     assert bare.code == 1 and "neither model.safetensors" in bare.err

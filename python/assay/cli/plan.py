@@ -74,8 +74,10 @@ def plan(
     from assay.config import EngineConfig, PoolerConfig
     from assay.files import resolve_model
     from assay.hf_config import HFConfig
+    from assay.llm.arguments import check_keywords, dtype_name
     from assay.memory import plan_memory
 
+    check_keywords({"runner": runner, "convert": convert, "model_impl": model_impl, "quantization": quantization})
     limit = None if memory is None else parse_size(memory)
     budgets: dict[str, Any] = {"max_batch_tokens": max_batch_tokens, "max_batch_size": max_batch_size}
     config = EngineConfig(**{name: value for name, value in budgets.items() if value is not None}, num_threads=threads)
@@ -87,7 +89,7 @@ def plan(
         adapted.hf_config,
         adapted.pooler_config,
         config=config,
-        dtype=dtype,
+        dtype=dtype_name(dtype),
         quantization=quantization,
         max_model_len=max_length,
         model_impl=model_impl,

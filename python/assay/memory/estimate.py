@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from assay import ops
@@ -47,48 +48,51 @@ def plan_memory(
     """
     plan = make_plan(files, hf_config, pooler_config, model_impl)
     num_threads = config.num_threads or ops.num_threads()
-    base = base or measure_base(files, num_threads)
     settings: dict[str, Any] = {
         "architecture": plan.architecture,
         "isa": ops.active_isa(),
         "num_threads": num_threads,
         "quantization": quantization,
-        "max_batch_tokens": config.max_batch_tokens,
         "max_batch_size": config.max_batch_size,
         "max_model_len": min(plan.max_model_len, max_model_len or plan.max_model_len),
-        "base": base,
         "limit_bytes": limit_bytes,
     }
     if isinstance(plan.family.backbone, Outline):
-        return MemoryPlan(**settings, **_through_transformers(files, dtype))
+        known = _through_transformers(files, dtype)
+        settings |= {"max_batch_tokens": config.max_batch_tokens, "base": base or measure_base(files, num_threads)}
+        return MemoryPlan(**settings, **known)
     options: dict[str, Any] = {"dtype": dtype, "max_model_len": max_model_len, "quantization": quantization}
     loaded = load_weights(plan, files, **options, has_numbers=False)
     backbone: Any = loaded.backbone  # of layers: every family of this package has them
-    longest = longest_sequence(plan, max_model_len)
-    arena_tokens = max(config.max_batch_tokens, longest)
     weights = {**backbone_bytes(backbone), "head": weight_bytes([task.head for task in loaded.heads.values()])}
     scratch = max(layer.scratch_size(settings["max_model_len"]) for layer in backbone.layers)
-
-    def arena_size(num_tokens: int) -> int:
-        return int(backbone.arena_size(num_tokens, config.max_batch_size))
-
-    guard_bytes = 0
+    exact: Any = None
     if quantization is not None:
-        exact = load_weights(plan, files, **{**options, "dtype": "bfloat16", "quantization": None}, has_numbers=False)
-        guard_bytes = weight_bytes(exact.backbone) + exact.backbone.arena_size(arena_tokens, config.max_batch_size)
-    fixed = sum(weights.values()) + scratch * num_threads + guard_bytes + base.resident_bytes
-    largest = None if limit_bytes is None else _largest(arena_size, longest, limit_bytes - fixed)
-    return MemoryPlan(
-        **settings,
-        dtype=loaded.dtype,
-        dtype_reason=loaded.dtype_reason,
-        arithmetic=str(ops.cpu_module().arithmetic_name(quantization or loaded.dtype)),
-        arena_tokens=arena_tokens,
-        weights={name: size for name, size in weights.items() if size},
-        arena_bytes=arena_size(arena_tokens),
-        scratch_bytes=scratch * num_threads,
-        guard_bytes=guard_bytes,
-        largest_batch_tokens=largest,
+        options |= {"dtype": "bfloat16", "quantization": None}
+        exact = load_weights(plan, files, **options, has_numbers=False).backbone
+    base = base or measure_base(files, num_threads)
+    longest = longest_sequence(plan, max_model_len)
+
+    def planned(max_batch_tokens: int) -> MemoryPlan:
+        tokens = max(max_batch_tokens, longest)
+        guard = 0 if exact is None else weight_bytes(exact) + exact.arena_size(tokens, config.max_batch_size)
+        return MemoryPlan(
+            **settings,
+            max_batch_tokens=max_batch_tokens,
+            base=base,
+            dtype=loaded.dtype,
+            dtype_reason=loaded.dtype_reason,
+            arithmetic=str(ops.cpu_module().arithmetic_name(quantization or loaded.dtype)),
+            arena_tokens=tokens,
+            weights={name: size for name, size in weights.items() if size},
+            arena_bytes=backbone.arena_size(tokens, config.max_batch_size),
+            scratch_bytes=scratch * num_threads,
+            guard_bytes=guard,
+        )
+
+    return replace(
+        planned(config.max_batch_tokens),
+        largest_batch_tokens=_largest(longest, lambda tokens: planned(tokens).fits or False),
         notes=tuple(_notes(plan, base, config.max_batch_tokens, longest, quantization)),
     )
 
@@ -108,22 +112,22 @@ def _through_transformers(files: ModelFiles, dtype: str) -> dict[str, Any]:
         "scratch_bytes": None,
         "notes": (
             "the model runs through transformers, which allocates activations as it goes: what they take is not known "
-            "beforehand, and while the model is loaded and compared with transformers, its weights are there twice",
+            "beforehand, and loading takes more than the weights for a while",
         ),
     }
 
 
-def _largest(arena_size: Callable[[int], int], longest: int, left_bytes: int) -> int | None:
-    """The most tokens whose arena takes at most left_bytes; None where that of the longest input is too large."""
-    if arena_size(longest) > left_bytes:
+def _largest(longest: int, fits: Callable[[int], bool]) -> int | None:
+    """The most tokens that fit; None where the longest input does not."""
+    if not fits(longest):
         return None
     low, high = longest, 2 * longest
-    while high <= _MOST_TOKENS and arena_size(high) <= left_bytes:
+    while high <= _MOST_TOKENS and fits(high):
         low, high = high, 2 * high
     high = min(high, _MOST_TOKENS + 1)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if arena_size(middle) <= left_bytes else (low, middle)
+        low, high = (middle, high) if fits(middle) else (low, middle)
     return low
 
 
