@@ -79,12 +79,25 @@ def horner32(coefficients: np.ndarray, x: np.ndarray, *, fma: bool) -> np.ndarra
     return total
 
 
+def estrin32(coefficients: np.ndarray, x: np.ndarray, *, fma: bool) -> np.ndarray:
+    """The same in the order of vec_estrin: neighbours first, then pairs, then fours."""
+
+    def multiply_add(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+        return (a.astype(np.float64) * b + c.astype(np.float64)).astype(np.float32) if fma else a * b + c
+
+    terms = [np.full_like(x, np.float32(c)) for c in coefficients]
+    while len(terms) > 1:
+        terms = [multiply_add(terms[i + 1], x, terms[i]) for i in range(0, len(terms), 2)]
+        x = x * x
+    return terms[0]
+
+
 def erf32(coefficients: np.ndarray, z: np.ndarray, *, fma: bool) -> np.ndarray:
     """vec_erf in numpy."""
     scale = np.float32(2 / ERF_MAX**2)
     square = z * z
     u = (square.astype(np.float64) * scale - 1).astype(np.float32) if fma else square * scale - np.float32(1)
-    return z * horner32(coefficients, u, fma=fma)
+    return np.asarray(z * estrin32(coefficients, u, fma=fma))
 
 
 def pin_end(coefficients: np.ndarray) -> np.ndarray:

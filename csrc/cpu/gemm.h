@@ -191,67 +191,131 @@ struct Epilogue {
   std::int64_t out_stride;
 };
 
-// Adds the bias, applies the activation, and hands each vector of the tile to store(row, column, columns left, value).
-template <typename Store>
-void finish_tile(Activation activation, const float* tile, std::int64_t tile_cols, int rows, std::int64_t col0,
-                 std::int64_t out_features, const float* bias, Store store) {
-  const std::int64_t cols = min_of(tile_cols, out_features - col0);
-  with_activation(activation, [&](auto tag) {
-    for (std::int64_t c = 0; c < cols; c += kVecWidth) {
-      const std::int64_t left = cols - c;
-      Vec add = vec_zero();
-      if (bias != nullptr) {
-        add = left >= kVecWidth ? vec_load(bias + col0 + c) : vec_load_n(bias + col0 + c, static_cast<int>(left));
-      }
-      for (int r = 0; r < rows; ++r) {
-        const Vec sum = vec_add(vec_load(tile + r * tile_cols + c), add);
-        store(r, col0 + c, left, activate<decltype(tag)::kValue>(sum));
-      }
-    }
-  });
-}
+// A tile of finished results, rows x cols of them from (row0, col0) on. They stand kTileCols floats apart, that is a
+// whole tile's width for a gated weight too.
+struct FinishedTile {
+  const float* values;
+  std::int64_t row0;
+  int rows;
+  std::int64_t col0;
+  std::int64_t cols;
+};
 
-// The same for a gated weight: activation(gate + its bias) * (up + its bias), gate and up in the halves of the tile.
-template <typename Store>
-void finish_gated_tile(Activation activation, const float* tile, std::int64_t tile_cols, int rows, std::int64_t col0,
-                       std::int64_t out_features, const float* bias, Store store) {
-  const std::int64_t half = tile_cols / 2;
-  const std::int64_t cols = min_of(half, out_features - col0);
-  with_activation(activation, [&](auto tag) {
-    for (std::int64_t c = 0; c < cols; c += kVecWidth) {
-      const std::int64_t left = cols - c;
-      const Vec gate_bias = bias == nullptr ? vec_zero() : load_lanes(bias + col0 + c, left);
-      const Vec up_bias = bias == nullptr ? vec_zero() : load_lanes(bias + out_features + col0 + c, left);
-      for (int r = 0; r < rows; ++r) {
-        const float* at = tile + r * tile_cols + c;
-        const Vec gate = activate<decltype(tag)::kValue>(vec_add(vec_load(at), gate_bias));
-        store(r, col0 + c, left, vec_mul(gate, vec_add(vec_load(at + half), up_bias)));
-      }
-    }
-  });
-}
-
-inline void store_row_major(const Epilogue& e, std::int64_t row, std::int64_t col, std::int64_t left, Vec v) {
-  const int n = static_cast<int>(min_of(left, kVecWidth));
-  if (e.residual != nullptr) {
-    const float* at = e.residual + row * e.residual_stride + col;
-    v = vec_add(v, n == kVecWidth ? vec_load(at) : vec_load_n(at, n));
-  }
-  if (e.out_dtype == DType::kFloat32) {
-    float* at = static_cast<float*>(e.out) + row * e.out_stride + col;
-    n == kVecWidth ? vec_store(at, v) : vec_store_n(at, v, n);
+// body(rows, columns), both compile-time constants where the tile is a whole one: no loop is left of it then.
+template <int kRows, int kCols, typename Body>
+[[gnu::always_inline]] inline void with_extent(int rows, std::int64_t cols, Body&& body) {
+  if (rows == kRows && cols == kCols) {
+    body(std::integral_constant<int, kRows>{}, std::integral_constant<std::int64_t, kCols>{});
   } else {
-    bfloat16* at = static_cast<bfloat16*>(e.out) + row * e.out_stride + col;
-    n == kVecWidth ? vec_store_bf16(at, v) : vec_store_bf16_n(at, v, n);
+    body(rows, cols);
   }
+}
+
+// What a tile goes through after its product is kept out of line: inlined into the loops over panels, their counters
+// would not stay in registers.
+
+// values = activation(values + bias), in place. `bias` points at the tile's first column, or is nullptr.
+template <int kTileRows, int kTileCols>
+[[gnu::noinline]] void finish_tile(Activation activation, float* values, int tile_rows, std::int64_t tile_cols,
+                                   const float* bias) {
+  with_activation(activation, [&](auto tag) {
+    with_extent<kTileRows, kTileCols>(tile_rows, tile_cols, [&](auto rows, auto cols) {
+      for (std::int64_t c = 0; c < cols; c += kVecWidth) {
+        const Vec add = bias == nullptr ? vec_zero() : load_lanes(bias + c, cols - c);
+        for (int r = 0; r < rows; ++r) {
+          float* at = values + r * kTileCols + c;
+          vec_store(at, activate<decltype(tag)::kValue>(vec_add(vec_load(at), add)));
+        }
+      }
+    });
+  });
+}
+
+// The same for a gated weight, gate and up in the halves of the tile: activation(gate + its bias) * (up + its bias)
+// into the first half.
+template <int kTileRows, int kTileCols>
+[[gnu::noinline]] void finish_gated_tile(Activation activation, float* values, int tile_rows, std::int64_t tile_cols,
+                                         const float* gate_bias, const float* up_bias) {
+  with_activation(activation, [&](auto tag) {
+    with_extent<kTileRows, kTileCols / 2>(tile_rows, tile_cols, [&](auto rows, auto cols) {
+      for (std::int64_t c = 0; c < cols; c += kVecWidth) {
+        const Vec add_gate = gate_bias == nullptr ? vec_zero() : load_lanes(gate_bias + c, cols - c);
+        const Vec add_up = up_bias == nullptr ? vec_zero() : load_lanes(up_bias + c, cols - c);
+        for (int r = 0; r < rows; ++r) {
+          float* at = values + r * kTileCols + c;
+          const Vec gate = activate<decltype(tag)::kValue>(vec_add(vec_load(at), add_gate));
+          vec_store(at, vec_mul(gate, vec_add(vec_load(at + kTileCols / 2), add_up)));
+        }
+      }
+    });
+  });
+}
+
+// Into a row-major tensor of one dtype, after the residual is added where there is one.
+template <int kTileRows, int kTileCols, int kCols, typename Out, bool kHasResidual>
+void store_tile_as(const Epilogue& e, const FinishedTile& tile) {
+  Out* const out = static_cast<Out*>(e.out) + tile.row0 * e.out_stride + tile.col0;
+  const float* const residual = kHasResidual ? e.residual + tile.row0 * e.residual_stride + tile.col0 : nullptr;
+  with_extent<kTileRows, kCols>(tile.rows, tile.cols, [&](auto rows, auto cols) {
+    for (int r = 0; r < rows; ++r) {
+      for (std::int64_t c = 0; c < cols; c += kVecWidth) {
+        const std::int64_t n = min_of(cols - c, kVecWidth);
+        Vec v = vec_load(tile.values + r * kTileCols + c);
+        if constexpr (kHasResidual) v = vec_add(v, load_lanes(residual + r * e.residual_stride + c, n));
+        Out* at = out + r * e.out_stride + c;
+        if constexpr (sizeof(Out) == sizeof(float)) {
+          store_lanes(at, v, n);
+        } else {
+          n == kVecWidth ? vec_store_bf16(at, v) : vec_store_bf16_n(at, v, static_cast<int>(n));
+        }
+      }
+    }
+  });
+}
+
+// kCols: of a whole tile's results, half of its width for a gated weight.
+template <int kTileRows, int kTileCols, int kCols>
+[[gnu::noinline]] void store_tile(const Epilogue& e, const FinishedTile& tile) {
+  const bool is_float32 = e.out_dtype == DType::kFloat32;
+  if (e.residual != nullptr) {
+    is_float32 ? store_tile_as<kTileRows, kTileCols, kCols, float, true>(e, tile)
+               : store_tile_as<kTileRows, kTileCols, kCols, bfloat16, true>(e, tile);
+  } else {
+    is_float32 ? store_tile_as<kTileRows, kTileCols, kCols, float, false>(e, tile)
+               : store_tile_as<kTileRows, kTileCols, kCols, bfloat16, false>(e, tile);
+  }
+}
+
+// Into input panels of the next product; the tile's rows are one panel's.
+template <typename Policy, int kCols>
+[[gnu::noinline]] void put_tile(char* panel, const FinishedTile& tile) {
+  with_extent<Policy::kRows, kCols>(tile.rows, tile.cols, [&](auto rows, auto cols) {
+    for (int r = 0; r < rows; ++r) {
+      for (std::int64_t c = 0; c < cols; c += kVecWidth) {
+        const Vec v = vec_load(tile.values + r * Policy::kCols + c);
+        Policy::put_input(panel, r, tile.col0 + c, as_activation<Policy>(v));
+      }
+    }
+  });
+}
+
+template <typename Policy>
+void store_panel_tile(const Epilogue& e, bool is_gated, const FinishedTile& tile) {
+  is_gated ? store_tile<Policy::kRows, Policy::kCols, Policy::kCols / 2>(e, tile)
+           : store_tile<Policy::kRows, Policy::kCols, Policy::kCols>(e, tile);
+}
+
+template <typename Policy>
+void put_panel_tile(char* panel, bool is_gated, const FinishedTile& tile) {
+  is_gated ? put_tile<Policy, Policy::kCols / 2>(panel, tile) : put_tile<Policy, Policy::kCols>(panel, tile);
 }
 
 // Multiplies `rows` tokens held in input panels by the weight panels [first_col_panel, last_col_panel) and hands each
-// finished vector to store(token, column, columns left, value), token counted from the first panel.
-template <typename Policy, typename Store>
+// finished tile to take(tile), its rows counted from the first panel.
+template <typename Policy, typename Take>
 void multiply_panels(const char* panels, std::int64_t rows, const PackedWeightView& weight,
-                     std::int64_t first_col_panel, std::int64_t last_col_panel, Activation activation, Store store) {
-  alignas(kCacheLine) float tile[Policy::kRows * Policy::kCols];
+                     std::int64_t first_col_panel, std::int64_t last_col_panel, Activation activation, Take take) {
+  alignas(kCacheLine) float values[Policy::kRows * Policy::kCols];
   const std::int64_t num_blocks = ceil_div(weight.in_features, Policy::kDepth);
   const std::int64_t panel_bytes = num_blocks * Policy::kPanelBlockBytes;
   const std::int64_t weight_bytes = num_blocks * Policy::kWeightBlockBytes;
@@ -261,17 +325,20 @@ void multiply_panels(const char* panels, std::int64_t rows, const PackedWeightVi
     const char* weights = static_cast<const char*>(weight.data) + col_panel * weight_bytes;
     // Each row panel fetches its share of the next weight panel, which it would otherwise wait for.
     const std::int64_t share = col_panel + 1 < last_col_panel ? fetch_bytes : 0;
+    const std::int64_t col0 = col_panel * panel_features<Policy>(weight.is_gated);
+    const std::int64_t cols = min_of(panel_features<Policy>(weight.is_gated), weight.out_features - col0);
+    const float* bias = weight.bias == nullptr ? nullptr : weight.bias + col0;
     for (std::int64_t row0 = 0; row0 < rows; row0 += Policy::kRows) {
       const Prefetch next{weights + weight_bytes + row0 / Policy::kRows * fetch_bytes, share};
       const int used = static_cast<int>(min_of(Policy::kRows, rows - row0));
-      Policy::micro(panels + row0 / Policy::kRows * panel_bytes, weights, num_blocks, used, tile, next);
-      const std::int64_t col0 = col_panel * panel_features<Policy>(weight.is_gated);
-      const auto put = [&](int r, std::int64_t col, std::int64_t left, Vec v) { store(row0 + r, col, left, v); };
+      Policy::micro(panels + row0 / Policy::kRows * panel_bytes, weights, num_blocks, used, values, next);
       if (weight.is_gated) {
-        finish_gated_tile(activation, tile, Policy::kCols, used, col0, weight.out_features, weight.bias, put);
-      } else {
-        finish_tile(activation, tile, Policy::kCols, used, col0, weight.out_features, weight.bias, put);
+        const float* up_bias = bias == nullptr ? nullptr : bias + weight.out_features;
+        finish_gated_tile<Policy::kRows, Policy::kCols>(activation, values, used, cols, bias, up_bias);
+      } else if (bias != nullptr || activation != Activation::kNone) {
+        finish_tile<Policy::kRows, Policy::kCols>(activation, values, used, cols, bias);
       }
+      take(FinishedTile{values, row0, used, col0, cols});
     }
   }
 }
@@ -338,12 +405,13 @@ void linear_phase(const LinearParams& p, ThreadContext& context, int list, char*
                                 weight.in_features, rows, p.input_norm, normed, scratch);
       packed_block = block;
     }
-    const Epilogue epilogue{p.residual, p.residual_stride, p.out, p.out_dtype, p.out_stride};
+    const std::int64_t out_element = p.out_dtype == DType::kFloat32 ? 4 : 2;
+    const Epilogue epilogue{p.residual == nullptr ? nullptr : p.residual + row0 * p.residual_stride, p.residual_stride,
+                            static_cast<char*>(p.out) + row0 * p.out_stride * out_element, p.out_dtype, p.out_stride};
     const std::int64_t first = chunk * plan.col_panels_per_chunk;
-    multiply_panels<Policy>(scratch, rows, weight, first, min_of(first + plan.col_panels_per_chunk, col_panels),
-                            p.activation, [&](std::int64_t r, std::int64_t col, std::int64_t left, Vec v) {
-                              store_row_major(epilogue, row0 + r, col, left, v);
-                            });
+    multiply_panels<Policy>(
+        scratch, rows, weight, first, min_of(first + plan.col_panels_per_chunk, col_panels), p.activation,
+        [&](const FinishedTile& tile) { store_panel_tile<Policy>(epilogue, weight.is_gated, tile); });
   }
 }
 

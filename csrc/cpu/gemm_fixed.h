@@ -74,17 +74,12 @@ struct FixedPoint {
     return sum;
   }
 
+  // The integer sums of one depth block: kUsedRows x kCols.
   template <int kUsedRows>
-  static void micro_rows(const char* panel, const char* weights, std::int64_t num_blocks, float* tile,
-                         const Prefetch& next) {
-    for (std::int64_t block = 0; block < num_blocks; ++block) {
-      next.block(block, kWeightBlockBytes);
-      __m256i acc[kUsedRows][kFmaVecs];
-#pragma GCC unroll 16
-      for (int r = 0; r < kUsedRows; ++r) {
-#pragma GCC unroll 8
-        for (int j = 0; j < kFmaVecs; ++j) acc[r][j] = _mm256_setzero_si256();
-      }
+  static void add_block(const char* panel, const char* weights, __m256i (&acc)[kUsedRows][kFmaVecs]) {
+    if constexpr (kUsedRows == kRows) {
+      fixed_add_block(panel, weights, acc);
+    } else {
       const float* x = reinterpret_cast<const float*>(panel);  // pairs of int16, read as float for VBROADCASTSS
       const std::int32_t* w = reinterpret_cast<const std::int32_t*>(weights);
 #pragma GCC unroll 2
@@ -101,6 +96,21 @@ struct FixedPoint {
           for (int j = 0; j < kFmaVecs; ++j) acc[r][j] = add_products(acc[r][j], input, weight[j]);
         }
       }
+    }
+  }
+
+  template <int kUsedRows>
+  [[gnu::noinline]] static void micro_rows(const char* panel, const char* weights, std::int64_t num_blocks, float* tile,
+                                           const Prefetch& next) {
+    for (std::int64_t block = 0; block < num_blocks; ++block) {
+      next.block(block, kWeightBlockBytes);
+      __m256i acc[kUsedRows][kFmaVecs];
+#pragma GCC unroll 16
+      for (int r = 0; r < kUsedRows; ++r) {
+#pragma GCC unroll 8
+        for (int j = 0; j < kFmaVecs; ++j) acc[r][j] = _mm256_setzero_si256();
+      }
+      add_block<kUsedRows>(panel, weights, acc);
       const float* row_scales = reinterpret_cast<const float*>(panel + kRows * kRowBytes);
       const float* col_scales = reinterpret_cast<const float*>(weights + kWeightScales);
 #pragma GCC unroll 16

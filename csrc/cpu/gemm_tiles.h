@@ -69,6 +69,10 @@ inline Vec load_row(const void* row, DType dtype, std::int64_t col, std::int64_t
   return n >= kVecWidth ? vec_load_bf16(at) : vec_load_bf16_n(at, static_cast<int>(n));
 }
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+#include "cpu/gemm_avx2.h"
+#endif
+
 // The float32 FMA policies share everything but how a weight is stored.
 template <typename Weight>
 struct FmaPolicy {
@@ -94,9 +98,29 @@ struct FmaPolicy {
   static Vec load_weight(const float* at) { return vec_load(at); }
   static Vec load_weight(const bfloat16* at) { return vec_load_bf16(at); }
 
+  // One depth block: acc += x . w, depth by depth.
   template <int kUsedRows>
-  static void micro_rows(const char* panel, const char* weights, std::int64_t num_blocks, float* tile,
-                         const Prefetch& next) {
+  static void add_block(const float* x, const Weight* w, Vec (&acc)[kUsedRows][kFmaVecs]) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    if constexpr (kUsedRows == kRows && sizeof(Weight) == sizeof(float)) return fma_add_block(x, w, acc);
+#endif
+#pragma GCC unroll 4
+    for (int depth = 0; depth < kDepth; ++depth) {
+      Vec weight[kFmaVecs];
+#pragma GCC unroll 8
+      for (int j = 0; j < kFmaVecs; ++j) weight[j] = load_weight(w + depth * kCols + j * kVecWidth);
+#pragma GCC unroll 16
+      for (int r = 0; r < kUsedRows; ++r) {
+        const Vec input = vec_set1(x[r * kDepth + depth]);
+#pragma GCC unroll 8
+        for (int j = 0; j < kFmaVecs; ++j) acc[r][j] = vec_fma(input, weight[j], acc[r][j]);
+      }
+    }
+  }
+
+  template <int kUsedRows>
+  [[gnu::noinline]] static void micro_rows(const char* panel, const char* weights, std::int64_t num_blocks, float* tile,
+                                           const Prefetch& next) {
     Vec acc[kUsedRows][kFmaVecs];
 #pragma GCC unroll 16
     for (int r = 0; r < kUsedRows; ++r) {
@@ -107,18 +131,7 @@ struct FmaPolicy {
     const Weight* w = reinterpret_cast<const Weight*>(weights);
     for (std::int64_t block = 0; block < num_blocks; ++block) {
       next.block(block, kWeightBlockBytes);
-#pragma GCC unroll 4
-      for (int depth = 0; depth < kDepth; ++depth) {
-        Vec weight[kFmaVecs];
-#pragma GCC unroll 8
-        for (int j = 0; j < kFmaVecs; ++j) weight[j] = load_weight(w + depth * kCols + j * kVecWidth);
-#pragma GCC unroll 16
-        for (int r = 0; r < kUsedRows; ++r) {
-          const Vec input = vec_set1(x[r * kDepth + depth]);
-#pragma GCC unroll 8
-          for (int j = 0; j < kFmaVecs; ++j) acc[r][j] = vec_fma(input, weight[j], acc[r][j]);
-        }
-      }
+      add_block<kUsedRows>(x, w, acc);
       x += kRows * kDepth;
       w += kDepth * kCols;
     }

@@ -279,10 +279,9 @@ struct TransformerLayer {
                     std::int64_t rows, float* block_products) const {
     float* const target = norms.has_out() ? block_products : stream + row0 * hidden_size;
     const Epilogue epilogue{norms.has_out() ? nullptr : target, hidden_size, target, DType::kFloat32, hidden_size};
-    multiply_panels<Policy>(panels, rows, weight, 0, num_weight_panels<Policy>(weight), Activation::kNone,
-                            [&](std::int64_t r, std::int64_t col, std::int64_t left, Vec v) {
-                              store_row_major(epilogue, r, col, left, v);
-                            });
+    multiply_panels<Policy>(
+        panels, rows, weight, 0, num_weight_panels<Policy>(weight), Activation::kNone,
+        [&](const FinishedTile& tile) { store_panel_tile<Policy>(epilogue, weight.is_gated, tile); });
     if (!norms.is_any()) return;
     for (std::int64_t r = 0; r < rows; ++r) finish_row(row0 + r, block_products + r * hidden_size, norms);
   }
@@ -304,11 +303,10 @@ struct TransformerLayer {
         // The next product reads whole depth blocks: what lies beyond intermediate_size must be zero, not stale.
         memset(wide_panels, 0, static_cast<std::size_t>(ceil_div(rows, Policy::kRows) * sizes.wide_panel));
       }
-      multiply_panels<Policy>(scratch, rows, p.mlp_up, 0, num_weight_panels<Policy>(p.mlp_up), p.activation,
-                              [&](std::int64_t r, std::int64_t col, std::int64_t, Vec v) {
-                                Policy::put_input(wide_panels + r / Policy::kRows * sizes.wide_panel,
-                                                  static_cast<int>(r % Policy::kRows), col, as_activation<Policy>(v));
-                              });
+      multiply_panels<Policy>(
+          scratch, rows, p.mlp_up, 0, num_weight_panels<Policy>(p.mlp_up), p.activation, [&](const FinishedTile& tile) {
+            put_panel_tile<Policy>(wide_panels + tile.row0 / Policy::kRows * sizes.wide_panel, p.mlp_up.is_gated, tile);
+          });
       for (std::int64_t r = 0; r < rows; r += Policy::kRows) {
         seal_panel<Policy>(wide_panels + r / Policy::kRows * sizes.wide_panel,
                            static_cast<int>(min_of(Policy::kRows, rows - r)),

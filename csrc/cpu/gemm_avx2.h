@@ -1,0 +1,64 @@
+// One depth block of a whole 6 x 16 tile on AVX2, in assembly: the sums, two weights, an input and a product are
+// exactly the sixteen registers, and a compiler that schedules the unrolled loop spills some of them. Included inside
+// the AVX2 namespace by gemm_tiles.h; includes nothing. What the assembly reads is an operand: a "memory" clobber would
+// put the sums into memory and back.
+#pragma once
+
+#define ASSAY_TILE_SUMS(acc)                                                                            \
+  [low0] "+x"(acc[0][0]), [high0] "+x"(acc[0][1]), [low1] "+x"(acc[1][0]), [high1] "+x"(acc[1][1]),     \
+      [low2] "+x"(acc[2][0]), [high2] "+x"(acc[2][1]), [low3] "+x"(acc[3][0]), [high3] "+x"(acc[3][1]), \
+      [low4] "+x"(acc[4][0]), [high4] "+x"(acc[4][1]), [low5] "+x"(acc[5][0]), [high5] "+x"(acc[5][1])
+
+// acc += x . w for x [6][16] and w [16][16] float32.
+inline void fma_add_block(const float* x, const float* w, Vec (&acc)[6][2]) {
+#define ASSAY_FMA_ROW(row, depth)          \
+  "vbroadcastss " #row " * 64 + " #depth   \
+  " * 4(%[x]), %%ymm2\n\t"                 \
+  "vfmadd231ps %%ymm0, %%ymm2, %[low" #row \
+  "]\n\t"                                  \
+  "vfmadd231ps %%ymm1, %%ymm2, %[high" #row "]\n\t"
+#define ASSAY_FMA_DEPTH(depth)                                                                     \
+  "vmovups " #depth                                                                                \
+  " * 64(%[w]), %%ymm0\n\t"                                                                        \
+  "vmovups " #depth " * 64 + 32(%[w]), %%ymm1\n\t" ASSAY_FMA_ROW(0, depth) ASSAY_FMA_ROW(1, depth) \
+      ASSAY_FMA_ROW(2, depth) ASSAY_FMA_ROW(3, depth) ASSAY_FMA_ROW(4, depth) ASSAY_FMA_ROW(5, depth)
+  __asm__(ASSAY_FMA_DEPTH(0) ASSAY_FMA_DEPTH(1) ASSAY_FMA_DEPTH(2) ASSAY_FMA_DEPTH(3) ASSAY_FMA_DEPTH(4)
+              ASSAY_FMA_DEPTH(5) ASSAY_FMA_DEPTH(6) ASSAY_FMA_DEPTH(7) ASSAY_FMA_DEPTH(8) ASSAY_FMA_DEPTH(9)
+                  ASSAY_FMA_DEPTH(10) ASSAY_FMA_DEPTH(11) ASSAY_FMA_DEPTH(12) ASSAY_FMA_DEPTH(13) ASSAY_FMA_DEPTH(14)
+                      ASSAY_FMA_DEPTH(15)
+          : ASSAY_TILE_SUMS(acc)
+          : [x] "r"(x), [w] "r"(w), "m"(*reinterpret_cast<const float (*)[96]>(x)),
+            "m"(*reinterpret_cast<const float (*)[256]>(w))
+          : "xmm0", "xmm1", "xmm2");
+#undef ASSAY_FMA_DEPTH
+#undef ASSAY_FMA_ROW
+}
+
+// acc += x . w for x [6][64] and w [64][16] pairs of int16, by VPMADDWD.
+inline void fixed_add_block(const char* x, const char* w, __m256i (&acc)[6][2]) {
+#define ASSAY_FIXED_ROW(row, pair)            \
+  "vbroadcastss " #row " * 256 + " #pair      \
+  " * 4(%[x]), %%ymm2\n\t"                    \
+  "vpmaddwd %%ymm0, %%ymm2, %%ymm3\n\t"       \
+  "vpaddd %%ymm3, %[low" #row "], %[low" #row \
+  "]\n\t"                                     \
+  "vpmaddwd %%ymm1, %%ymm2, %%ymm2\n\t"       \
+  "vpaddd %%ymm2, %[high" #row "], %[high" #row "]\n\t"
+#define ASSAY_FIXED_PAIR(pair)                                                                      \
+  "vmovdqa " #pair                                                                                  \
+  " * 64(%[w]), %%ymm0\n\t"                                                                         \
+  "vmovdqa " #pair " * 64 + 32(%[w]), %%ymm1\n\t" ASSAY_FIXED_ROW(0, pair) ASSAY_FIXED_ROW(1, pair) \
+      ASSAY_FIXED_ROW(2, pair) ASSAY_FIXED_ROW(3, pair) ASSAY_FIXED_ROW(4, pair) ASSAY_FIXED_ROW(5, pair)
+  constexpr int kPairs = 64, kPairsPerRound = 4;
+  for (int pair = 0; pair < kPairs; pair += kPairsPerRound) {
+    __asm__(ASSAY_FIXED_PAIR(0) ASSAY_FIXED_PAIR(1) ASSAY_FIXED_PAIR(2) ASSAY_FIXED_PAIR(3)
+            : ASSAY_TILE_SUMS(acc)
+            : [x] "r"(x + pair * 4), [w] "r"(w + pair * 64), "m"(*reinterpret_cast<const char (*)[6 * 256]>(x)),
+              "m"(*reinterpret_cast<const char (*)[64 * 64]>(w))
+            : "xmm0", "xmm1", "xmm2", "xmm3");
+  }
+#undef ASSAY_FIXED_PAIR
+#undef ASSAY_FIXED_ROW
+}
+
+#undef ASSAY_TILE_SUMS
