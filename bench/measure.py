@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from contender import Clock, Contender, FloatArray
 from machine import ForeignLoad
@@ -153,11 +153,14 @@ def enter(
     patience_s: float,
 ) -> Entrant:
     """Tune on the workload (which also warms up); errors are those of the documents that reference has, the first."""
+    whole = workload
+    if len(candidates) == 1:  # nothing to choose: the documents with a reference warm it up
+        workload = replace(workload, documents=workload.documents[: len(reference)])
     choice = pick_fastest(candidates, workload, clock, patience_s)
     compared = choice.logits[: len(reference)]
     error, tau = max_abs_error(compared, reference), kendall_tau(compared, reference)
     measurement = Measurement(name, workload.name, choice.contender.settings, error, tau, choice.tuning_s)
-    return Entrant(choice.contender, workload, calls_per_round, clock, measurement)
+    return Entrant(choice.contender, whole, calls_per_round, clock, measurement)
 
 
 def run_round(entrants: list[Entrant], round_idx: int, patience_s: float) -> None:
