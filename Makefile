@@ -1,4 +1,4 @@
-# Targets: demo, test, lint, bench, bench-decoder, bench-parts, bench-server, clients, fuzz, clean. Everything is installed into $(VENV), nothing outside the checkout changes.
+# Targets: demo, test, emulation, lint, bench, bench-decoder, bench-parts, bench-server, clients, fuzz, clean. Everything is installed into $(VENV), nothing outside the checkout changes.
 # TORCH names the torch build to install first, e.g. make demo TORCH="torch --index-url <your CPU or CUDA wheel index>".
 
 VENV ?= .venv
@@ -12,12 +12,13 @@ SOURCES := pyproject.toml README.md CMakeLists.txt \
   $(shell find csrc cmake python -type f ! -name '*.so' ! -name '*.pyc' 2>/dev/null)
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
 
-.PHONY: help demo test lint bench bench-decoder bench-parts bench-server clients fuzz clean
+.PHONY: help demo test emulation lint bench bench-decoder bench-parts bench-server clients fuzz clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo          classify and rank sample texts with the bundled demo model"
 	@echo "make test          run the tests"
+	@echo "make emulation     build the CUDA kernels for the CPU, for the tests (where a CUDA toolkit's headers are found)"
 	@echo "make lint          ruff, mypy --strict, clang-format"
 	@echo "make bench         measure reranking against other engines (installs them)"
 	@echo "make bench-decoder measure a reranker made of a language model against sentence-transformers"
@@ -56,7 +57,14 @@ demo: $(VENV)/.demo
 	@echo; echo "$$ assay rerank --model demo --query 'How do I reset a forgotten password?' demo/documents.txt"
 	@$(BIN)/assay rerank --model demo --query 'How do I reset a forgotten password?' demo/documents.txt
 
-test: $(VENV)/.dev
+emulation: $(VENV)/.dev
+	@$(BIN)/cmake -S . -B build/emulation -G Ninja -DCMAKE_BUILD_TYPE=Release -DASSAY_WERROR=ON -DASSAY_CUDA=OFF \
+	  -DASSAY_CUDA_EMULATION=AUTO -DCMAKE_MAKE_PROGRAM="$(abspath $(BIN))/ninja" \
+	  -DPython_EXECUTABLE="$(abspath $(BIN))/python" -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" \
+	  --log-level=WARNING
+	@$(BIN)/cmake --build build/emulation --target _cuda_emulated
+
+test: $(VENV)/.dev emulation
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev

@@ -1,10 +1,11 @@
-// What the binding files of the CPU module share: names of choices, launches, vectors.
+// What the binding files of the CPU module share: launches, vectors, checks.
 #pragma once
 
 #include <cmath>
 #include <memory>
 #include <string>
 
+#include "bind_names.h"
 #include "bind_tensor.h"
 #include "common/validate.h"
 #include "cpu/kernels.h"
@@ -14,33 +15,10 @@ namespace assay::cpu {
 
 using PackedWeightPtr = std::shared_ptr<const PackedWeight>;
 
-template <typename Value>
-struct Named {
-  const char* name;
-  Value value;
-};
-
-template <typename Value, std::size_t kSize>
-Value by_name(const Named<Value> (&table)[kSize], const std::string& name, const char* argument) {
-  std::string choices;
-  for (const auto& entry : table) {
-    if (name == entry.name) return entry.value;
-    choices += (choices.empty() ? "" : ", ") + std::string(entry.name);
-  }
-  ASSAY_CHECK(false, argument, "='", name, "': choose one of ", choices);
-  return table[0].value;
-}
-
-inline constexpr Named<Activation> kActivations[] = {
-    {"none", Activation::kNone}, {"gelu", Activation::kGeluErf}, {"gelu_tanh", Activation::kGeluTanh},
-    {"relu", Activation::kRelu}, {"silu", Activation::kSilu},    {"tanh", Activation::kTanh}};
 inline constexpr Named<Arithmetic> kArithmetics[] = {{"float32", Arithmetic::kFloat32},
                                                      {"float32_fma", Arithmetic::kFloat32Fma},
                                                      {"bfloat16", Arithmetic::kBFloat16},
                                                      {"int8", Arithmetic::kInt8}};
-inline constexpr Named<NormKind> kNormKinds[] = {{"layer", NormKind::kLayer}, {"rms", NormKind::kRms}};
-inline constexpr Named<Pooling> kPoolings[] = {
-    {"cls", Pooling::kCls}, {"last_token", Pooling::kLastToken}, {"mean", Pooling::kMean}};
 
 template <typename Params>
 void launch(void (*kernel)(const Params&, ThreadPool&), const Params& params) {

@@ -11,12 +11,13 @@ namespace py = pybind11;
 
 // The attribute names, made once; and torch's dtype objects, which are singletons and so compare by address.
 struct TorchNames {
-  py::str data_ptr{"data_ptr"}, shape{"shape"}, stride{"stride"}, dtype{"dtype"}, is_cpu{"is_cpu"};
-  py::object float32, bfloat16, int32, int8, uint8;
+  py::str data_ptr{"data_ptr"}, shape{"shape"}, stride{"stride"}, dtype{"dtype"}, is_cpu{"is_cpu"}, is_cuda{"is_cuda"};
+  py::object float32, float16, bfloat16, int32, int8, uint8;
 
   TorchNames() {
     const py::module_ torch = py::module_::import("torch");
     float32 = torch.attr("float32");
+    float16 = torch.attr("float16");
     bfloat16 = torch.attr("bfloat16");
     int32 = torch.attr("int32");
     int8 = torch.attr("int8");
@@ -44,14 +45,18 @@ inline py::object call_method(py::handle object, const py::str& name) {
   return py::reinterpret_steal<py::object>(value);
 }
 
+enum class Device { kCpu, kCuda };
+
 // A view of `tensor`, which must outlive it. None gives a view that is not present.
-inline TensorView view_of(py::handle tensor, const char* argument) {
+inline TensorView view_of(py::handle tensor, const char* argument, Device device = Device::kCpu) {
   TensorView view;
   if (tensor.is_none()) return view;
   const TorchNames& names = TorchNames::get();
   const py::object dtype = get_attribute(tensor, names.dtype, argument);
   if (dtype.is(names.float32)) {
     view.dtype = DType::kFloat32;
+  } else if (dtype.is(names.float16)) {
+    view.dtype = DType::kFloat16;
   } else if (dtype.is(names.bfloat16)) {
     view.dtype = DType::kBFloat16;
   } else if (dtype.is(names.int32)) {
@@ -61,12 +66,12 @@ inline TensorView view_of(py::handle tensor, const char* argument) {
   } else if (dtype.is(names.int8)) {
     view.dtype = DType::kInt8;
   } else {
-    throw py::value_error(std::string(argument) + " must be float32, bfloat16, int32, int8 or uint8, got " +
+    throw py::value_error(std::string(argument) + " must be float32, float16, bfloat16, int32, int8 or uint8, got " +
                           std::string(py::str(dtype)));
   }
-  if (get_attribute(tensor, names.is_cpu, argument).ptr() != Py_True) {
-    throw py::value_error(std::string(argument) + " must be on the CPU");
-  }
+  const bool is_there =
+      get_attribute(tensor, device == Device::kCpu ? names.is_cpu : names.is_cuda, argument).ptr() == Py_True;
+  ASSAY_CHECK(is_there, argument, " must be on ", device == Device::kCpu ? "the CPU" : "a CUDA device");
   const py::tuple shape = get_attribute(tensor, names.shape, argument);
   const py::tuple stride = call_method(tensor, names.stride);
   view.num_dims = static_cast<int>(shape.size());
@@ -80,9 +85,9 @@ inline TensorView view_of(py::handle tensor, const char* argument) {
   return view;
 }
 
-inline TensorView required_view(py::handle tensor, const char* argument) {
+inline TensorView required_view(py::handle tensor, const char* argument, Device device = Device::kCpu) {
   ASSAY_CHECK(!tensor.is_none(), argument, " must be a torch.Tensor, got None");
-  return view_of(tensor, argument);
+  return view_of(tensor, argument, device);
 }
 
 }  // namespace assay

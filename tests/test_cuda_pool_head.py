@@ -1,4 +1,4 @@
-"""The CUDA `pool` and `classifier_head`: the contracts of their CPU twins, on a GPU where there is one."""
+"""The CUDA `pool` and `classifier_head`: the contracts of their CPU twins, emulated and on a GPU."""
 
 from __future__ import annotations
 
@@ -7,31 +7,22 @@ from typing import Any
 import pytest
 import torch
 
+import cuda_devices
 import reference
 from assay import ops
+from cuda_devices import Device, address, dtype_name
 
-CUDA: Any = ops.cuda_module()
 NAMES = ("identity", "sigmoid", "softmax")
 
-needs_module = pytest.mark.skipif(CUDA is None, reason="this build has no CUDA module")
-needs_gpu = pytest.mark.skipif(
-    CUDA is None or CUDA.device_count() == 0 or not torch.cuda.is_available(), reason="needs the CUDA module and a GPU"
-)
+on_devices = pytest.mark.parametrize("device", cuda_devices.DEVICES)
+on_modules = pytest.mark.parametrize("module", cuda_devices.MODULES)
 
 
-def address(tensor: torch.Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def stream() -> int:
-    return int(torch.cuda.current_stream().cuda_stream)
-
-
-def pool(hidden_states: torch.Tensor, lengths: list[int], pooling: str) -> torch.Tensor:
-    """hidden_states [num_tokens, hidden_size] on the GPU -> [num_seqs, hidden_size]."""
-    offsets = reference.cu_seqlens(lengths).cuda()
-    out = reference.poisoned(len(lengths), hidden_states.shape[1], device="cuda")
-    CUDA.pool(
+def pool(device: Device, hidden_states: torch.Tensor, lengths: list[int], pooling: str) -> torch.Tensor:
+    """hidden_states [num_tokens, hidden_size] on the device -> [num_seqs, hidden_size]."""
+    offsets = device.put(reference.cu_seqlens(lengths))
+    out = reference.poisoned(len(lengths), hidden_states.shape[1], device=device.torch_device)
+    device.module.pool(
         hidden_states=hidden_states.data_ptr(),
         hidden_stride=hidden_states.stride(0),
         cu_seqlens=offsets.data_ptr(),
@@ -39,22 +30,26 @@ def pool(hidden_states: torch.Tensor, lengths: list[int], pooling: str) -> torch
         out=out.data_ptr(),
         num_seqs=len(lengths),
         hidden_size=hidden_states.shape[1],
-        stream=stream(),
+        dtype=dtype_name(hidden_states.dtype),
+        stream=device.stream(),
     )
     return out
 
 
 class Head:
-    """A random head on the GPU and its input."""
+    """A random head on a device and its input."""
 
-    def __init__(self, num_rows: int, hidden_size: int, num_labels: int, *, dense: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self, device: Device, num_rows: int, hidden_size: int, num_labels: int, *, dense: int = 0, seed: int = 0
+    ) -> None:
+        self.device = device
         generator = torch.Generator().manual_seed(seed)
 
         def layer(out_features: int, in_features: int) -> tuple[torch.Tensor, torch.Tensor]:
             weight = torch.randn(out_features, in_features, generator=generator) * 2 / in_features**0.5
-            return weight.cuda(), torch.randn(out_features, generator=generator).cuda()
+            return device.put(weight), device.put(torch.randn(out_features, generator=generator))
 
-        self.pooled = torch.randn(num_rows, hidden_size, generator=generator).cuda()
+        self.pooled = device.put(torch.randn(num_rows, hidden_size, generator=generator))
         self.dense = layer(dense, hidden_size) if dense else None
         self.classifier = layer(num_labels, dense or hidden_size)
         self.activations = [NAMES[i % 3] for i in range(num_rows)]
@@ -63,12 +58,13 @@ class Head:
         self, part: Any = slice(None), *, dense_activation: str = "tanh", mean: float = 0.0, sigma: float = 1.0
     ) -> torch.Tensor:
         pooled = self.pooled[part].contiguous()
-        codes = torch.tensor([ops.HEAD_ACTIVATIONS[name] for name in self.activations], dtype=torch.uint8)[part].cuda()
+        codes = torch.tensor([ops.HEAD_ACTIVATIONS[name] for name in self.activations], dtype=torch.uint8)
+        codes = self.device.put(codes[part])
         dense_weight, dense_bias = self.dense or (None, None)
         dense_size = 0 if dense_weight is None else dense_weight.shape[0]
-        buffer = reference.poisoned(pooled.shape[0], dense_size, device="cuda")
-        out = reference.poisoned(pooled.shape[0], self.classifier[0].shape[0], device="cuda")
-        CUDA.classifier_head(
+        buffer = reference.poisoned(pooled.shape[0], dense_size, device=self.device.torch_device)
+        out = reference.poisoned(pooled.shape[0], self.classifier[0].shape[0], device=self.device.torch_device)
+        self.device.module.classifier_head(
             pooled=pooled.data_ptr(),
             dense_weight=address(dense_weight),
             dense_bias=address(dense_bias),
@@ -84,7 +80,7 @@ class Head:
             hidden_size=pooled.shape[1],
             dense_size=dense_size,
             num_labels=out.shape[1],
-            stream=stream(),
+            stream=self.device.stream(),
         )
         return out
 
@@ -109,59 +105,84 @@ class Head:
         assert reference.max_err(out, exact) <= reference.budget(base, exact, self.pooled.shape[1])
 
 
-@needs_gpu
+@on_devices
 @pytest.mark.parametrize("pooling", ["cls", "last_token", "mean"])
 @pytest.mark.parametrize("lengths", reference.RAGGED_LENGTHS, ids=str)
-def test_cuda_pool_matches_float64(lengths: list[int], pooling: str) -> None:
-    for hidden_size in (1, 31, 32, 33, 100, 384, 1024):
+def test_cuda_pool_matches_float64(device: Device, lengths: list[int], pooling: str) -> None:
+    for hidden_size in (1, 31, 32, 33, 100, 384):
         x = torch.randn(sum(lengths), hidden_size, generator=torch.Generator().manual_seed(0))
         exact, base = reference.pool(x.double(), lengths, pooling), reference.pool(x, lengths, pooling)
-        assert reference.max_err(pool(x.cuda(), lengths, pooling).cpu(), exact) <= reference.budget(base, exact)
+        out = pool(device, device.put(x), lengths, pooling).cpu()
+        assert reference.max_err(out, exact) <= reference.budget(base, exact)
 
 
-@needs_gpu
+@on_devices
 @pytest.mark.parametrize("pooling", ["cls", "last_token", "mean"])
-def test_cuda_pool_is_batch_invariant(pooling: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=dtype_name)
+@pytest.mark.parametrize("hidden_size", [5, 264])
+def test_cuda_pool_reads_half_floats(device: Device, pooling: str, dtype: torch.dtype, hidden_size: int) -> None:
+    lengths = [3, 40, 1]
+    x = torch.randn(sum(lengths), hidden_size, generator=torch.Generator().manual_seed(0)).to(dtype)
+    exact, base = reference.pool(x.double(), lengths, pooling), reference.pool(x.float(), lengths, pooling)
+    out = pool(device, device.put(x), lengths, pooling).cpu()
+    assert reference.max_err(out, exact) <= reference.budget(base, exact)
+
+
+@on_devices
+@pytest.mark.parametrize("pooling", ["cls", "last_token", "mean"])
+def test_cuda_pool_of_no_tokens_is_nan(device: Device, pooling: str) -> None:
+    x = device.put(torch.randn(7, 24))
+    out = pool(device, x, [3, 0, 4, 0], pooling).cpu()
+    assert out[[1, 3]].isnan().all()
+    assert torch.equal(out[[0, 2]], pool(device, x, [3, 4], pooling).cpu())
+
+
+@on_devices
+@pytest.mark.parametrize("pooling", ["cls", "last_token", "mean"])
+def test_cuda_pool_is_batch_invariant(device: Device, pooling: str) -> None:
     lengths = [300, 1, 47, 128, 33, 700, 16, 5]
-    x = torch.randn(sum(lengths), 200, generator=torch.Generator().manual_seed(0)).cuda()
-    whole = pool(x, lengths, pooling)
+    x = torch.randn(sum(lengths), 200, generator=torch.Generator().manual_seed(0))
+    x = device.put(x)
+    whole = pool(device, x, lengths, pooling)
     order = [7, 3, 0, 5, 1, 2, 4, 6]
     parts = x.split(lengths)
-    shuffled = pool(torch.cat([parts[i] for i in order]), [lengths[i] for i in order], pooling)
+    shuffled = pool(device, torch.cat([parts[i] for i in order]), [lengths[i] for i in order], pooling)
     assert torch.equal(shuffled, whole[order])
     for i, part in enumerate(parts):
-        assert torch.equal(pool(part, [lengths[i]], pooling)[0], whole[i])
+        assert torch.equal(pool(device, part, [lengths[i]], pooling)[0], whole[i])
 
 
-@needs_gpu
-def test_cuda_pool_accepts_strided_tokens() -> None:
-    wide = torch.randn(14, 100).cuda()
-    assert torch.equal(pool(wide[:, 20:60], [5, 9], "mean"), pool(wide[:, 20:60].contiguous(), [5, 9], "mean"))
+@on_devices
+def test_cuda_pool_accepts_strided_tokens(device: Device) -> None:
+    wide = device.put(torch.randn(14, 100))
+    assert torch.equal(
+        pool(device, wide[:, 20:60], [5, 9], "mean"), pool(device, wide[:, 20:60].contiguous(), [5, 9], "mean")
+    )
 
 
-@needs_gpu
+@on_devices
 @pytest.mark.parametrize("num_labels", [1, 2, 3, 31, 32, 33, 300])
-def test_cuda_head_matches_float64(num_labels: int) -> None:
-    Head(37, 384, num_labels).check()
-    Head(37, 65, num_labels, dense=48).check()
+def test_cuda_head_matches_float64(device: Device, num_labels: int) -> None:
+    Head(device, 37, 384, num_labels).check()
+    Head(device, 37, 65, num_labels, dense=48).check()
 
 
-@needs_gpu
+@on_devices
 @pytest.mark.parametrize("num_rows", [0, 1, 31, 32, 33, 300])
-def test_cuda_head_takes_any_number_of_rows(num_rows: int) -> None:
-    Head(num_rows, 64, 3, dense=64).check(mean=0.5, sigma=1.75)
+def test_cuda_head_takes_any_number_of_rows(device: Device, num_rows: int) -> None:
+    Head(device, num_rows, 64, 3, dense=64).check(mean=0.5, sigma=1.75)
 
 
-@needs_gpu
+@on_devices
 @pytest.mark.parametrize("activation", sorted(reference.ACTIVATIONS))
-def test_cuda_head_dense_activation(activation: str) -> None:
-    Head(20, 96, 5, dense=80).check(dense_activation=activation)
+def test_cuda_head_dense_activation(device: Device, activation: str) -> None:
+    Head(device, 20, 96, 5, dense=80).check(dense_activation=activation)
 
 
-@needs_gpu
+@on_devices
 @pytest.mark.parametrize("num_labels", [1, 3, 40])
-def test_cuda_head_is_batch_invariant(num_labels: int) -> None:
-    head = Head(600, 96, num_labels, dense=72)
+def test_cuda_head_is_batch_invariant(device: Device, num_labels: int) -> None:
+    head = Head(device, 600, 96, num_labels, dense=72)
     whole = head.run(mean=0.1, sigma=1.3)
     order = torch.randperm(600, generator=torch.Generator().manual_seed(1))
     assert torch.equal(head.run(order, mean=0.1, sigma=1.3), whole[order])
@@ -169,10 +190,10 @@ def test_cuda_head_is_batch_invariant(num_labels: int) -> None:
         assert torch.equal(head.run(part, mean=0.1, sigma=1.3), whole[part])
 
 
-@needs_gpu
+@on_devices
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_cuda_head_lets_a_bad_logit_show(bad: float) -> None:
-    head = Head(9, 32, 4)
+def test_cuda_head_lets_a_bad_logit_show(device: Device, bad: float) -> None:
+    head = Head(device, 9, 32, 4)
     clean = head.run()
     head.pooled[3:6, 7] = bad  # one identity, one sigmoid and one softmax row
     out = head.run()
@@ -181,14 +202,18 @@ def test_cuda_head_lets_a_bad_logit_show(bad: float) -> None:
     assert torch.equal(out[keep], clean[keep])
 
 
-@needs_gpu
-def test_cuda_sm_is_one_this_build_has_code_for() -> None:
-    built = [int(name.rstrip("a").split("-")[0].rstrip("a")) for name in CUDA.built_for().split()]
-    assert min(built) <= CUDA.sm()
+@on_devices
+def test_cuda_sm_is_one_this_build_has_code_for(device: Device) -> None:
+    built = [
+        int(name.rstrip("a").split("-")[0].rstrip("a"))
+        for name in device.module.built_for().split()
+        if name[0].isdigit()
+    ]
+    assert min(built) <= device.module.sm()
 
 
-@needs_module
-def test_cuda_module_refuses_wrong_arguments() -> None:
+@on_modules
+def test_cuda_module_refuses_wrong_arguments(module: Any) -> None:
     arguments = {
         "hidden_states": 64,
         "hidden_stride": 8,
@@ -205,15 +230,16 @@ def test_cuda_module_refuses_wrong_arguments() -> None:
         ({"hidden_size": 0}, "hidden_size must be 1 to 2097120, got 0"),
         ({"hidden_stride": 7}, "hidden_stride must be 8 to .*, got 7"),
         ({"out": 0}, "out must be a device pointer, got null"),
+        ({"dtype": "int8"}, "dtype='int8': choose one of float32, float16, bfloat16"),
     ]:
         with pytest.raises(ValueError, match=message):
-            CUDA.pool(**{**arguments, **change})
+            module.pool(**{**arguments, **change})
     with pytest.raises(TypeError):
-        CUDA.pool(*arguments.values())
-    CUDA.pool(**{**arguments, "num_seqs": 0})
+        module.pool(*arguments.values())
+    module.pool(**{**arguments, "num_seqs": 0})
 
 
-@needs_module
-def test_cuda_module_loads_without_a_gpu() -> None:
-    assert CUDA.device_count() >= 0
-    assert "80" in CUDA.built_for()
+@on_modules
+def test_cuda_module_loads_without_a_gpu(module: Any) -> None:
+    assert module.device_count() >= 0
+    assert "80" in module.built_for()

@@ -24,6 +24,8 @@ inline const char* dtype_name(DType dtype) {
       return "int8";
     case DType::kUInt8:
       return "uint8";
+    case DType::kFloat16:
+      return "float16";
   }
   return "unknown";
 }

@@ -7,7 +7,8 @@
 
 namespace assay {
 
-enum class DType : int { kFloat32, kBFloat16, kInt32, kInt8, kUInt8 };
+// kFloat16 is for CUDA kernels.
+enum class DType : int { kFloat32, kBFloat16, kInt32, kInt8, kUInt8, kFloat16 };
 
 // Elementwise functions a linear layer can end with.
 enum class Activation : int { kNone, kGeluErf, kGeluTanh, kRelu, kSilu, kTanh };

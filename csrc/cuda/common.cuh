@@ -3,7 +3,7 @@
 #pragma once
 
 #include "common/params.h"
-#include "cuda/cuda_check.h"
+#include "cuda/device.cuh"
 
 namespace assay::cuda {
 

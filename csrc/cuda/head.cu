@@ -2,6 +2,7 @@
 // encoder; what counts is that an element's order of sums never depends on the number of rows, which no BLAS promises.
 #include "cuda/common.cuh"
 #include "cuda/launch.h"
+#include "cuda/launch_kernel.h"
 
 namespace assay::cuda {
 namespace {
@@ -125,14 +126,12 @@ void launch_classifier_head(const HeadParams& params, cudaStream_t stream) {
     const unsigned row_tiles = static_cast<unsigned>((params.num_rows + kTile - 1) / kTile);
     const unsigned col_tiles = static_cast<unsigned>((params.dense_size + kTile - 1) / kTile);
     const dim3 block(kThreadsPerSide, kThreadsPerSide);
-    dense_kernel<<<dim3(row_tiles, col_tiles), block, 0, stream>>>(params);
-    ASSAY_CUDA_CHECK(cudaGetLastError());
+    launch_kernel(dense_kernel, dim3(row_tiles, col_tiles), block, 0, stream, params);
   }
   const float* features = has_dense ? params.dense_buffer : params.pooled;
   const std::int64_t in_features = has_dense ? params.dense_size : params.hidden_size;
   const unsigned num_rows = static_cast<unsigned>(params.num_rows);
-  classify_kernel<<<dim3(num_rows), dim3(kHeadThreads), 0, stream>>>(params, features, in_features);
-  ASSAY_CUDA_CHECK(cudaGetLastError());
+  launch_kernel(classify_kernel, dim3(num_rows), dim3(kHeadThreads), 0, stream, params, features, in_features);
 }
 
 }  // namespace assay::cuda

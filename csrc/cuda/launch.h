@@ -28,7 +28,19 @@ struct HeadParams {
   std::int64_t num_labels;
 };
 
-void launch_pool(const PoolParams& params, cudaStream_t stream);
+// One row per sequence; a sequence without tokens gives NaN.
+struct DevicePoolParams {
+  const void* hidden_states;  // [num_tokens, hidden_size]
+  DType dtype;                // of hidden_states: kFloat32, kFloat16 or kBFloat16
+  std::int64_t hidden_stride;
+  const std::int32_t* cu_seqlens;  // [num_seqs + 1]
+  Pooling pooling;
+  float* out;  // [num_seqs, hidden_size]
+  std::int64_t num_seqs;
+  std::int64_t hidden_size;
+};
+
+void launch_pool(const DevicePoolParams& params, cudaStream_t stream);
 void launch_classifier_head(const HeadParams& params, cudaStream_t stream);
 
 }  // namespace assay::cuda

@@ -1,55 +1,95 @@
 // pool: one row per sequence.
+#include "cuda/chunk.cuh"
 #include "cuda/common.cuh"
+#include "cuda/dtype.h"
 #include "cuda/launch.h"
+#include "cuda/launch_kernel.h"
 
 namespace assay::cuda {
 namespace {
 
-constexpr int kPoolCols = kWarpSize;  // columns per block: one 128-byte line per token
-constexpr int kPoolStrands = 16;      // tokens read at a time
-constexpr int kCopyThreads = 256;
+constexpr int kPoolLanes = 16;  // threads beside each other: a chunk of columns each
+constexpr int kPoolCols = kPoolLanes * kChunk;
+constexpr int kPoolStrands = 16;  // tokens read at a time
 
-// Block (sequence, 32 columns). Strand s adds tokens s, s + 16, ... in order; then the strands are added in order.
-__global__ void pool_mean_kernel(PoolParams p) {
-  __shared__ float strands[kPoolStrands][kPoolCols];
+// This thread's columns.
+struct PoolCols {
+  std::int64_t first;
+  int count;  // none at the right edge
+  __device__ explicit PoolCols(std::int64_t hidden_size)
+      : first(static_cast<std::int64_t>(blockIdx.y) * kPoolCols + threadIdx.x * kChunk) {
+    const std::int64_t left = hidden_size - first;
+    count = static_cast<int>(left < 0 ? 0 : left < kChunk ? left : kChunk);
+  }
+};
+
+// Block (sequence, kPoolCols columns). Strand s adds tokens s, s + 16, ... in order; then the strands are added in
+// order. A sequence without tokens gives NaN.
+template <typename T>
+__global__ void __launch_bounds__(kPoolLanes* kPoolStrands) pool_mean_kernel(DevicePoolParams p, bool is_vector) {
+  __shared__ float strands[kPoolStrands][kPoolLanes][kChunk + 1];  // one word of padding: lanes fall on other banks
   const std::int64_t seq = blockIdx.x;
-  const std::int64_t col = static_cast<std::int64_t>(blockIdx.y) * kPoolCols + threadIdx.x;
+  const PoolCols cols(p.hidden_size);
   const std::int64_t first = p.cu_seqlens[seq], last = p.cu_seqlens[seq + 1];
-  float sum = 0.0f;
-  if (col < p.hidden_size) {
+  float sum[kChunk] = {};
+  if (cols.count > 0) {
     for (std::int64_t token = first + threadIdx.y; token < last; token += kPoolStrands) {
-      sum += p.hidden_states[token * p.hidden_stride + col];
+      float x[kChunk];
+      load_chunk(static_cast<const T*>(p.hidden_states) + token * p.hidden_stride + cols.first, cols.count, is_vector,
+                 x);
+#pragma unroll
+      for (int i = 0; i < kChunk; ++i) sum[i] += x[i];
     }
   }
-  strands[threadIdx.y][threadIdx.x] = sum;
+#pragma unroll
+  for (int i = 0; i < kChunk; ++i) strands[threadIdx.y][threadIdx.x][i] = sum[i];
   __syncthreads();
-  if (threadIdx.y != 0 || col >= p.hidden_size) return;
-  float total = 0.0f;
-  for (int strand = 0; strand < kPoolStrands; ++strand) total += strands[strand][threadIdx.x];
-  p.out[seq * p.hidden_size + col] = total / static_cast<float>(last - first);
+  if (threadIdx.y != 0 || cols.count == 0) return;
+#pragma unroll
+  for (int i = 0; i < kChunk; ++i) {
+    float total = 0.0f;
+    for (int strand = 0; strand < kPoolStrands; ++strand) total += strands[strand][threadIdx.x][i];
+    sum[i] = total / static_cast<float>(last - first);
+  }
+  store_chunk(p.out + seq * p.hidden_size + cols.first, cols.count, is_vector, sum);
 }
 
-// Block per sequence.
-__global__ void pool_one_token_kernel(PoolParams p) {
+// Thread per chunk of a sequence's row.
+template <typename T>
+__global__ void __launch_bounds__(kPoolLanes) pool_one_token_kernel(DevicePoolParams p, bool is_vector) {
   const std::int64_t seq = blockIdx.x;
-  const std::int64_t token = p.pooling == Pooling::kCls ? p.cu_seqlens[seq] : p.cu_seqlens[seq + 1] - 1;
-  for (std::int64_t col = threadIdx.x; col < p.hidden_size; col += kCopyThreads) {
-    p.out[seq * p.hidden_size + col] = p.hidden_states[token * p.hidden_stride + col];
+  const PoolCols cols(p.hidden_size);
+  if (cols.count == 0) return;
+  const std::int64_t first = p.cu_seqlens[seq], last = p.cu_seqlens[seq + 1];
+  const std::int64_t token = p.pooling == Pooling::kCls ? first : last - 1;
+  float x[kChunk];
+  if (first < last) {
+    load_chunk(static_cast<const T*>(p.hidden_states) + token * p.hidden_stride + cols.first, cols.count, is_vector, x);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) x[i] = nanf("");
   }
+  store_chunk(p.out + seq * p.hidden_size + cols.first, cols.count, is_vector, x);
 }
 
 }  // namespace
 
-void launch_pool(const PoolParams& params, cudaStream_t stream) {
-  if (params.num_seqs == 0) return;
-  const unsigned num_seqs = static_cast<unsigned>(params.num_seqs);
-  if (params.pooling == Pooling::kMean) {
-    const unsigned col_blocks = static_cast<unsigned>((params.hidden_size + kPoolCols - 1) / kPoolCols);
-    pool_mean_kernel<<<dim3(num_seqs, col_blocks), dim3(kPoolCols, kPoolStrands), 0, stream>>>(params);
-  } else {
-    pool_one_token_kernel<<<dim3(num_seqs), dim3(kCopyThreads), 0, stream>>>(params);
-  }
-  ASSAY_CUDA_CHECK(cudaGetLastError());
+void launch_pool(const DevicePoolParams& params, cudaStream_t stream) {
+  const DevicePoolParams& p = params;
+  if (p.num_seqs == 0) return;
+  with_float_type(p.dtype, [&](auto element) {
+    using T = decltype(element);
+    const bool is_vector = p.hidden_size % kChunk == 0 &&
+                           has_vector_rows(p.hidden_states, p.hidden_stride, sizeof(T)) &&
+                           has_vector_rows(p.out, p.hidden_size, sizeof(float));
+    const dim3 grid(static_cast<unsigned>(p.num_seqs),
+                    static_cast<unsigned>((p.hidden_size + kPoolCols - 1) / kPoolCols));
+    if (p.pooling == Pooling::kMean) {
+      launch_kernel(pool_mean_kernel<T>, grid, dim3(kPoolLanes, kPoolStrands), 0, stream, p, is_vector);
+    } else {
+      launch_kernel(pool_one_token_kernel<T>, grid, dim3(kPoolLanes), 0, stream, p, is_vector);
+    }
+  });
 }
 
 }  // namespace assay::cuda
