@@ -1,19 +1,75 @@
 #!/usr/bin/env bash
-# Everything that wants a GPU, in one run: build with CUDA, test, measure into bench/results.
+# Everything that wants a GPU, in one run of at most ten minutes: build, tests, sanitizers, benches, a table last.
 #
-#   PYTHON=python3 bench/gpu.sh
+#   bench/gpu.sh                                     # logs and JSON go to bench/results
+#   OUT=/tmp/gpu PYTHON=python3.12 bench/gpu.sh
 #
-# PYTHON must have a CUDA build of torch. PIP_ARGS are passed to pip install, for instance
-# "--no-deps --no-build-isolation" on a machine without a package index.
-set -euo pipefail
+# PYTHON must have a CUDA build of torch, transformers, pytest, pybind11, scikit-build-core, cmake and ninja: nothing is
+# downloaded. ARCHS: what to compile for (default: the card's own). A step that fails is told in the table and does not
+# keep the others from running; the exit status is 1 where one did.
+set -uo pipefail
 cd "$(dirname "$0")/.."
 
 python=${PYTHON:-python3}
-read -r -a pip_args <<<"${PIP_ARGS:-}"
+out=${OUT:-bench/results}
+limit_s=${LIMIT_S:-580}
+logs=$out/gpu-logs
+mkdir -p "$logs"
+table=$logs/table.txt
+: >"$table"
+failed=0
 
-nvidia-smi --query-gpu=name,driver_version,compute_cap --format=csv,noheader
-"$python" -c 'import torch; assert torch.cuda.is_available(), "torch sees no GPU"; print("torch", torch.__version__)'
-"$python" -m pip install "${pip_args[@]}" --config-settings=cmake.define.ASSAY_CUDA=ON '.[dev]'
-"$python" -m pytest tests/test_cuda_*.py
-"$python" bench/bench_cuda_pool_head.py --out bench/results
-echo "now update docs/gpu-status.md"
+left_s() { echo $((limit_s > SECONDS ? limit_s - SECONDS : 0)); }
+
+# step NAME SECONDS COMMAND...: runs with its output in a log and at most so many seconds, or what is left of the limit.
+step() {
+    local name=$1 most=$2 start=$SECONDS status=0 verdict
+    shift 2
+    ((most > $(left_s))) && most=$(left_s)
+    if ((most < 5)); then
+        printf '%-26s %-9s\n' "$name" "no time" >>"$table"
+        failed=1
+        return
+    fi
+    timeout "$most" "$@" >"$logs/$name.log" 2>&1 || status=$?
+    case $status in
+    0) verdict=ok ;;
+    124) verdict="timeout" ;;
+    *) verdict="failed" ;;
+    esac
+    ((status == 0)) || failed=1
+    printf '%-26s %-9s %4d s  %s\n' "$name" "$verdict" $((SECONDS - start)) "$(tail -n 1 "$logs/$name.log" | cut -c1-90)" |
+        tee -a "$table"
+    return 0
+}
+
+nvidia-smi --query-gpu=name,driver_version,compute_cap --format=csv,noheader || exit 1
+sm=$("$python" -c 'import torch; assert torch.cuda.is_available(), "torch sees no GPU"; print("%d%d" % torch.cuda.get_device_capability())') || exit 1
+archs=${ARCHS:-$sm}
+[[ $archs == 90 ]] && archs="90;90a-real"
+
+step build 240 "$python" -m pip install --no-deps --no-build-isolation --no-index --force-reinstall \
+    --config-settings=cmake.define.ASSAY_CUDA=ON --config-settings="cmake.define.ASSAY_CUDA_ARCHS=$archs" .
+step tests 150 "$python" -m pytest -q -p no:cacheprovider tests/test_cuda_*.py tests/test_device_choice.py
+
+# The tools slow kernels down a hundredfold: two small models, which between them call every kernel but ALiBi's.
+sanitizer=$(command -v compute-sanitizer || echo "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer")
+subset=(tests/test_cuda_models.py -k "gpu and (float32_is_that_of_transformers and qwen3 or encoders and Bert)")
+for tool in memcheck racecheck; do
+    step "$tool" 60 "$sanitizer" --tool "$tool" --error-exitcode 9 --target-processes all \
+        "$python" -m pytest -q -p no:cacheprovider "${subset[@]}"
+done
+
+for bench in pool_head attention linear; do
+    step "bench-$bench" 60 "$python" "bench/bench_cuda_$bench.py" --out "$out"
+done
+step bench-models 240 "$python" bench/bench_cuda_models.py --seconds 150 --out "$out"
+
+for bench in pool_head attention linear models; do
+    echo
+    tail -n 25 "$logs/bench-$bench.log" 2>/dev/null
+done
+echo
+cat "$table"
+echo "logs in $logs; now update docs/gpu-status.md"
+exit $failed

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from assay import ops
+
+if TYPE_CHECKING:
+    from fake_cublas_lt import FakeCublasLt
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -30,3 +34,12 @@ def restore_threads() -> Iterator[None]:
     before = ops.num_threads()
     yield
     ops.set_num_threads(before)
+
+
+@pytest.fixture
+def fake_cublas_lt(monkeypatch: pytest.MonkeyPatch) -> FakeCublasLt:
+    """The library's stand-in, with ASSAY_CUDA_GEMM unset; for tests that need the emulation."""
+    from fake_cublas_lt import FakeCublasLt
+
+    monkeypatch.delenv("ASSAY_CUDA_GEMM", raising=False)
+    return FakeCublasLt()

@@ -26,7 +26,7 @@ Please use one of the more specific methods or set the pooling_task when using `
 
 def test_tuning_keywords_are_accepted() -> None:
     check_keywords(dict.fromkeys(NO_EFFECT, 1))
-    check_keywords({"tensor_parallel_size": 1, "quantization": None, "enable_lora": False, "device": "cpu"})
+    check_keywords({"tensor_parallel_size": 1, "quantization": None, "enable_lora": False})
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,6 @@ def test_tuning_keywords_are_accepted() -> None:
         ({"tokenizer_mode": "mistral"}, "tokenizer_mode='mistral' is not supported"),
         ({"convert": "reward"}, "convert='reward' is not supported: use 'auto' or 'none' or 'embed' or 'classify'"),
         ({"runner": "draft"}, "runner='draft' is not supported: use 'auto' or 'pooling'"),
-        ({"device": "cuda"}, "device='cuda' is not supported"),
         (
             {"runner": "generate"},
             "Embedding models do not support `--runner generate`. "
@@ -85,7 +84,14 @@ def test_budgets_have_two_names() -> None:
 
 @pytest.mark.parametrize(("dtype", "name"), [("float", "float32"), (torch.bfloat16, "bfloat16"), ("auto", "auto")])
 def test_dtype_names(dtype: Any, name: str) -> None:
-    assert dtype_name(dtype) == name
+    assert dtype_name(dtype) == dtype_name(dtype, "cuda") == name
+
+
+@pytest.mark.parametrize("dtype", ["half", "float16", torch.float16])
+def test_float16_is_for_gpus(dtype: Any) -> None:
+    assert dtype_name(dtype, "cuda") == "float16"
+    with pytest.raises(ConfigError, match="is not supported on CUDA: use 'auto', 'float32', 'float16' or 'bfloat16'"):
+        dtype_name("int8", "cuda")
 
 
 @pytest.mark.parametrize("dtype", ["half", "float16", torch.float16, "int8", None])

@@ -256,6 +256,20 @@ def test_info_lists_what_is_there(assay: Any) -> None:
     assert isinstance(record["cached_models"], list)
     words = assay("info").out
     assert "ISA in use" in words and "cached models" in words
+    assert str(record["cuda_problem"] or "ready") in words
+
+
+def test_check_tells_the_device_or_why_it_cannot_be_had(assay: Any, classifier: Path) -> None:
+    from assay.device_choice import find_cuda
+
+    (record,) = assay("check", classifier, "--json", "--device", "cpu").records
+    assert (record["device"], record["dtype"]) == ("cpu", "float32")
+    problem = find_cuda().problem()
+    result = assay("check", classifier, "--json", "--device", "cuda")
+    (record,) = result.records
+    assert record["supported"] is (problem is None)
+    if problem is not None:
+        assert (result.code, record["reason"]) == (1, f"device='cuda' cannot be used: {problem}")
 
 
 def test_check_tells_head_and_activation(assay: Any, classifier: Path, tmp_path: Path) -> None:

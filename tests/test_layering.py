@@ -14,12 +14,15 @@ PACKAGE = Path(__file__).parents[1] / "python" / "assay"
 
 RANKS = {
     "errors": 0,
+    "device": 0,
     "tasks": 0,
+    "tensor_checks": 0,
     "arena": 1,
     "batch": 1,
     "checkpoint_files": 1,
     "config": 1,
     "content": 1,
+    "cuda_kernels": 1,
     "dotted_options": 1,
     "hf_config": 1,
     "inputs": 1,
@@ -41,6 +44,7 @@ RANKS = {
     "truncation": 2,
     "weights": 2,
     "chat": 3,
+    "device_choice": 3,
     "convert": 3,
     "layers": 3,
     "recipes": 3,

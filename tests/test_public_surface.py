@@ -66,7 +66,8 @@ def keywords(function: Any) -> list[str]:
 LLM_KEYWORDS = """model runner convert tokenizer tokenizer_mode skip_tokenizer_init trust_remote_code dtype quantization
 quantization_data revision tokenizer_revision chat_template score_template hf_token hf_overrides pooler_config
 override_pooler_config max_model_len model_impl max_batch_tokens max_num_batched_tokens max_batch_size max_num_seqs
-num_threads scheduling_policy max_queued_tokens result_cache_bytes offline self_check non_finite"""
+num_threads scheduling_policy max_queued_tokens result_cache_bytes offline device enforce_eager
+gpu_memory_utilization self_check non_finite"""
 
 
 def test_llm_signature_is_pinned() -> None:

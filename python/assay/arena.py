@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from assay.device import CPU
 from assay.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
 
-ALIGNMENT = 64
-"""Bytes: a cache line, and the widest vector load."""
+    from assay.device import Device
+
+ALIGNMENT = 256
+"""Bytes: four cache lines of a CPU, and what a GPU's matrix products want of their buffers."""
 
 
 def aligned(size_bytes: int) -> int:
@@ -22,10 +25,10 @@ def aligned(size_bytes: int) -> int:
 class Arena:
     """A bump allocator: `take` hands out views, `reset` takes them all back."""
 
-    def __init__(self, size_bytes: int) -> None:
+    def __init__(self, size_bytes: int, device: Device = CPU) -> None:
         import torch
 
-        block = torch.empty(size_bytes + ALIGNMENT, dtype=torch.uint8)
+        block = torch.empty(size_bytes + ALIGNMENT, dtype=torch.uint8, device=device.torch_device)
         start = -block.data_ptr() % ALIGNMENT
         self._block = block[start : start + size_bytes]
         self._used = 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from assay.device import Device
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,11 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class RaggedBatch:
-    """What a model runs on; every tensor is int32 on the CPU."""
+    """What a model runs on; every tensor is int32, on the CPU or where the model runs.
+
+    known_seqlens: the lengths, where cu_seqlens lies on a device that would have to be waited for to tell them.
+    schedule: on CUDA the order of attention's work, which all layers share (`ops.attention_schedule`).
+    """
 
     input_ids: Tensor
     """[num_tokens]"""
@@ -48,11 +54,29 @@ class RaggedBatch:
     max_seqlen: int
     num_tokens: int
     num_seqs: int
+    known_seqlens: list[int] | None = None
+    schedule: Tensor | None = None
 
     def seqlens(self) -> list[int]:
         """The length of every sequence."""
+        if self.known_seqlens is not None:
+            return self.known_seqlens
         lengths: list[int] = self.cu_seqlens.diff().tolist()
         return lengths
+
+    def on(self, device: Device) -> RaggedBatch:
+        """The same batch where `device` computes; this one where it is there already."""
+        if not device.has_streams:
+            return self
+        place, types = device.torch_device, self.token_type_ids
+        return replace(
+            self,
+            input_ids=self.input_ids.to(place),
+            position_ids=self.position_ids.to(place),
+            token_type_ids=None if types is None else types.to(place),
+            cu_seqlens=self.cu_seqlens.to(place),
+            known_seqlens=self.seqlens(),
+        )
 
 
 def pack(sequences: list[Sequence], position_offset: int = 0) -> RaggedBatch:

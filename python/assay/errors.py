@@ -41,6 +41,14 @@ class ConfigError(AssayError, ValueError):
     """A setting of the engine or of a model folder that is wrong or cannot be honoured."""
 
 
+class DeviceError(ConfigError):
+    """A device that was asked for and cannot be used, or has too little memory for the model."""
+
+
+class DeviceFaultError(AssayError, RuntimeError):
+    """The GPU reported an error that nothing after it survives, such as an illegal access: the engine stops."""
+
+
 class UnsupportedModelError(AssayError, ValueError):
     """A model whose architecture, head or file layout is not supported."""
 

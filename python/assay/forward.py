@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from assay.batch import RaggedBatch, Sequence, pack
-from assay.errors import AssayError, BatchMemoryError, NonFiniteError
+from assay.errors import AssayError, BatchMemoryError, DeviceFaultError, NonFiniteError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,7 +72,8 @@ class Request:
 def run_batch(model: Runnable, requests: list[Request]) -> list[Outcome]:
     """The outcome of every request; equal requests are computed once.
 
-    A batch that fails is tried one by one, so no input can fail another; one that runs out of memory is not.
+    A batch that fails is tried one by one, so no input can fail another; one that runs out of memory is not. Raises
+    DeviceFaultError only.
     """
     if len(requests) == 1:
         return _run(model, requests)
@@ -108,6 +109,8 @@ def _spread(outcomes: list[Outcome], place_of: list[int]) -> list[Outcome]:
 def _run(model: Runnable, requests: list[Request]) -> list[Outcome]:
     try:
         results = _forward(model, requests)
+    except DeviceFaultError:  # of the whole engine: no later batch would do better
+        raise
     except Exception as err:
         if _is_out_of_memory(err):
             num_tokens = sum(len(request.sequence.input_ids) for request in requests)

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from assay import ops
+from assay.device import CPU
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from assay.batch import RaggedBatch
+    from assay.device import Device
     from assay.weights import WeightMap
 
 HEAD_ARITHMETIC = "float32_fma"
@@ -26,10 +28,11 @@ def float32(tensor: Tensor) -> Tensor:
 
 
 def storage_dtype(arithmetic: str) -> torch.dtype:
-    """What numbers are kept in for `arithmetic`: bfloat16 for "bfloat16", else float32."""
+    """What numbers are kept in for `arithmetic`: bfloat16 and float16 for those of that name, else float32."""
     import torch
 
-    return torch.bfloat16 if arithmetic == "bfloat16" else torch.float32
+    half = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    return half.get(arithmetic, torch.float32)
 
 
 def in_dtype(tensor: Tensor, arithmetic: str) -> Tensor:
@@ -44,6 +47,13 @@ class Linear:
     packed: Any
     in_features: int
     out_features: int
+    device: Device = CPU
+
+    @classmethod
+    def pack(cls, weight: Tensor, bias: Tensor | None, arithmetic: str, device: Device = CPU) -> Linear:
+        """Of weight [out_features, in_features] and bias [out_features] float32, which lie on the device."""
+        packed = ops.pack_weight(weight, bias, arithmetic, device)
+        return cls(packed, in_features=weight.shape[1], out_features=weight.shape[0], device=device)
 
     @classmethod
     def load(
@@ -52,8 +62,9 @@ class Linear:
         """Take `name`.weight [out_features, in_features] and `name`.bias."""
         weight = weights.take(f"{name}.weight", shape)
         bias = weights.take(f"{name}.bias", shape[:1]) if has_bias else None
-        packed = ops.pack_weight(in_dtype(weight, arithmetic), None if bias is None else float32(bias), arithmetic)
-        return cls(packed, in_features=shape[1], out_features=shape[0])
+        return cls.pack(
+            in_dtype(weight, arithmetic), None if bias is None else float32(bias), arithmetic, weights.device
+        )
 
     def __call__(
         self,
@@ -63,7 +74,9 @@ class Linear:
         residual: Tensor | None = None,
         out: Tensor | None = None,
     ) -> Tensor:
-        return ops.linear(hidden_states, self.packed, activation=activation, residual=residual, out=out)
+        return ops.linear(
+            hidden_states, self.packed, activation=activation, residual=residual, out=out, device=self.device
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +86,17 @@ class LayerNorm:
     weight: Tensor
     bias: Tensor | None
     epsilon: float
+    device: Device = CPU
 
     @classmethod
     def load(cls, weights: WeightMap, name: str, size: int, epsilon: float, *, has_bias: bool = True) -> LayerNorm:
         """Take `name`.weight and `name`.bias."""
         bias = float32(weights.take(f"{name}.bias", (size,))) if has_bias else None
-        return cls(float32(weights.take(f"{name}.weight", (size,))), bias, epsilon)
+        return cls(float32(weights.take(f"{name}.weight", (size,))), bias, epsilon, weights.device)
 
     def __call__(self, hidden_states: Tensor, out: Tensor | None = None) -> Tensor:
         """hidden_states [num_rows, hidden_size] normed; out may be hidden_states itself."""
-        return ops.layer_norm(hidden_states, self.weight, self.bias, self.epsilon, out=out)
+        return ops.layer_norm(hidden_states, self.weight, self.bias, self.epsilon, out=out, device=self.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +106,16 @@ class RmsNorm:
     weight: Tensor
     epsilon: float
     bias: None = None
+    device: Device = CPU
 
     @classmethod
     def load(cls, weights: WeightMap, name: str, size: int, epsilon: float, *, offset: float = 0.0) -> RmsNorm:
         """Take `name`.weight; `offset` is added to it (Gemma stores weight - 1)."""
-        return cls(float32(weights.take(f"{name}.weight", (size,))) + offset, epsilon)
+        return cls(float32(weights.take(f"{name}.weight", (size,))) + offset, epsilon, device=weights.device)
 
     def __call__(self, hidden_states: Tensor, out: Tensor | None = None) -> Tensor:
         """hidden_states [num_rows, hidden_size] normed; out may be hidden_states itself."""
-        return ops.rms_norm(hidden_states, self.weight, self.epsilon, out=out)
+        return ops.rms_norm(hidden_states, self.weight, self.epsilon, out=out, device=self.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +130,7 @@ class Embeddings:
     token_type: Tensor | None = None
     task_type: Tensor | None = None
     norm: LayerNorm | None = None
+    device: Device = CPU
 
     def __call__(self, batch: RaggedBatch, out: Tensor) -> Tensor:
         """Into out [num_tokens, embedding_size] float32."""
@@ -130,6 +146,7 @@ class Embeddings:
             None if self.norm is None else self.norm.bias,
             0.0 if self.norm is None else self.norm.epsilon,
             out,
+            self.device,
         )
 
 
@@ -150,6 +167,7 @@ class TransformerLayer:
     """One transformer block, fused into one kernel call; what it computes is in docs/kernels-layer.md."""
 
     packed: Any
+    device: Device = CPU
 
     @classmethod
     def fuse(
@@ -180,6 +198,7 @@ class TransformerLayer:
         soft_cap: float = 0.0,
         rotary_dim: int = 0,
         is_rotary_interleaved: bool = False,
+        device: Device = CPU,
     ) -> TransformerLayer:
         """From packed weights (`ops.pack_weight`); norms, biases and rotary positions are there or not.
 
@@ -190,7 +209,8 @@ class TransformerLayer:
         ValueError where the parts do not fit each other.
         """
         return cls(
-            ops.cpu_module().TransformerLayer(
+            ops.fused_layer(
+                device,
                 qkv=qkv,
                 attn_out=attn_out,
                 mlp_up=mlp_up,
@@ -216,12 +236,13 @@ class TransformerLayer:
                 soft_cap=soft_cap,
                 rotary_dim=rotary_dim,
                 is_rotary_interleaved=is_rotary_interleaved,
-            )
+            ),
+            device,
         )
 
     def workspace_size(self, num_tokens: int, num_seqs: int) -> int:
         """Bytes `__call__` needs."""
-        return ops.transformer_layer_workspace_size(self.packed, num_tokens, num_seqs)
+        return ops.transformer_layer_workspace_size(self.packed, num_tokens, num_seqs, self.device)
 
     def scratch_size(self, max_seqlen: int) -> int:
         """Bytes each thread keeps for calls with sequences of up to max_seqlen tokens."""
@@ -253,6 +274,8 @@ class TransformerLayer:
             sin=sin,
             rows=rows,
             rows_out=rows_out,
+            schedule=batch.schedule,
+            device=self.device,
         )
 
 
@@ -293,6 +316,7 @@ class EncoderLayer:
             head_dim=attn_out.in_features // num_heads,
             softmax_scale=softmax_scale,
             is_causal=False,
+            device=attn_out.device,
         )
         return cls(layer)
 

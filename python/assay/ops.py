@@ -1,8 +1,11 @@
 """One function per kernel: the only place that picks a device.
 
-Every function takes torch tensors, allocates the output unless `out` is given, and calls the compiled module.
-Shapes use the words of `docs/kernels.md`; all tensors are contiguous in their last dimension. The compiled module
-checks shapes and dtypes and raises ValueError with the argument, what is wanted and what came.
+Every function takes torch tensors, allocates the output unless `out` is given, and calls the compiled module of
+`device`: its functions have one signature on the CPU (`_cpu`) and on CUDA (`cuda_kernels.CudaKernels`). Shapes use the
+words of `docs/kernels.md`; all tensors are contiguous in their last dimension. Shapes and dtypes are checked there:
+ValueError names the argument, what is wanted and what came. On CUDA every dtype written "bfloat16" below may be float16
+as well, tensors lie on the device, work is asynchronous on torch's current stream, and nothing is read back: values
+(ids, positions, cu_seqlens) are the caller's to check.
 """
 
 from __future__ import annotations
@@ -10,10 +13,14 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+from assay.device import CPU
+
 if TYPE_CHECKING:
     from types import ModuleType
 
     from torch import Tensor
+
+    from assay.device import Device
 
 ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu", "silu", "tanh")
 """Names `linear` and the layers accept; "gelu" is the erf form."""
@@ -45,27 +52,38 @@ def cuda_module() -> ModuleType | None:
     return module
 
 
+def _kernels(device: Device) -> Any:
+    return cpu_module() if device.kernels is None else device.kernels
+
+
 def _empty(shape: tuple[int, ...], like: Tensor, dtype: Any = None) -> Tensor:
     import torch
 
     return torch.empty(shape, dtype=dtype or like.dtype, device=like.device)
 
 
-def pack_weight(weight: Tensor, bias: Tensor | None, arithmetic: str) -> Any:
+def pack_weight(weight: Tensor, bias: Tensor | None, arithmetic: str, device: Device = CPU) -> Any:
     """Lay out a linear layer's weight for the matrix kernel of the ISA in use.
 
     weight [out_features, in_features] float32 or bfloat16, bias [out_features] float32 or None. `arithmetic` is
-    "float32" (float32-accurate, the fastest way the ISA has), "float32_fma" (plain FMA everywhere; heads) or
-    "bfloat16". Returns a PackedWeight that owns its copy: the tensors may be freed. Of a weight on the meta device,
-    which has no numbers, it has the sizes only.
+    "float32" (float32-accurate, the fastest way the ISA has), "float32_fma" (plain FMA everywhere; heads), "bfloat16"
+    or on CUDA "float16". Returns a PackedWeight that owns its copy, or on CUDA the tensors themselves. Of a weight on
+    the meta device, which has no numbers, it has the sizes only.
     """
     if weight.is_meta:
         return _weight_of_shape(weight, bias is not None, arithmetic, is_gated=False)
+    if device.kernels is not None:
+        return device.kernels.weight(weight.contiguous(), bias, arithmetic)
     return cpu_module().PackedWeight(weight.contiguous(), bias, arithmetic)
 
 
 def pack_gated_weight(
-    gate: Tensor, up: Tensor, gate_bias: Tensor | None, up_bias: Tensor | None, arithmetic: str
+    gate: Tensor,
+    up: Tensor,
+    gate_bias: Tensor | None,
+    up_bias: Tensor | None,
+    arithmetic: str,
+    device: Device = CPU,
 ) -> Any:
     """Lay out the two matrices of a gated MLP as one weight, whose product is act(x @ gate.T) * (x @ up.T).
 
@@ -74,7 +92,10 @@ def pack_gated_weight(
     """
     if gate.is_meta:
         return _weight_of_shape(gate, gate_bias is not None or up_bias is not None, arithmetic, is_gated=True)
-    return cpu_module().PackedWeight.gated(gate.contiguous(), up.contiguous(), gate_bias, up_bias, arithmetic)
+    gate, up = gate.contiguous(), up.contiguous()
+    if device.kernels is not None:
+        return device.kernels.gated_weight(gate, up, gate_bias, up_bias, arithmetic)
+    return cpu_module().PackedWeight.gated(gate, up, gate_bias, up_bias, arithmetic)
 
 
 def _weight_of_shape(weight: Tensor, has_bias: bool, arithmetic: str, *, is_gated: bool) -> Any:
@@ -96,6 +117,7 @@ def linear(
     residual: Tensor | None = None,
     out: Tensor | None = None,
     out_dtype: Any = None,
+    device: Device = CPU,
 ) -> Tensor:
     """activation(hidden_states @ weight.T + bias) + residual -> [num_tokens, out_features].
 
@@ -106,7 +128,7 @@ def linear(
 
     if out is None:
         out = _empty((hidden_states.shape[0], weight.out_features), hidden_states, out_dtype or torch.float32)
-    cpu_module().linear(hidden_states, weight, activation, residual, out)
+    _kernels(device).linear(hidden_states, weight, activation, residual, out)
     return out
 
 
@@ -122,6 +144,7 @@ def embed(
     norm_bias: Tensor | None,
     epsilon: float,
     out: Tensor | None = None,
+    device: Device = CPU,
 ) -> Tensor:
     """LayerNorm of the sum of embedding rows -> [num_tokens, hidden_size] float32.
 
@@ -133,7 +156,7 @@ def embed(
 
     if out is None:
         out = _empty((input_ids.shape[0], word_embeddings.shape[1]), word_embeddings, torch.float32)
-    cpu_module().embed(
+    _kernels(device).embed(
         input_ids,
         position_ids,
         token_type_ids,
@@ -156,22 +179,25 @@ def layer_norm(
     epsilon: float,
     residual: Tensor | None = None,
     out: Tensor | None = None,
+    device: Device = CPU,
 ) -> Tensor:
     """LayerNorm(hidden_states + residual) over the last dimension -> [num_tokens, hidden_size]; all float32."""
     if out is None:
         out = _empty(tuple(hidden_states.shape), hidden_states)
-    cpu_module().layer_norm(hidden_states, weight, bias, epsilon, residual, out)
+    _kernels(device).layer_norm(hidden_states, weight, bias, epsilon, residual, out)
     return out
 
 
-def rms_norm(hidden_states: Tensor, weight: Tensor, epsilon: float, out: Tensor | None = None) -> Tensor:
+def rms_norm(
+    hidden_states: Tensor, weight: Tensor, epsilon: float, out: Tensor | None = None, device: Device = CPU
+) -> Tensor:
     """hidden_states / sqrt(mean(hidden_states^2) + epsilon) * weight over the last dimension; all float32.
 
     hidden_states and out [num_tokens, hidden_size], which may be one tensor; weight [hidden_size].
     """
     if out is None:
         out = _empty(tuple(hidden_states.shape), hidden_states)
-    cpu_module().rms_norm(hidden_states, weight, epsilon, out)
+    _kernels(device).rms_norm(hidden_states, weight, epsilon, out)
     return out
 
 
@@ -186,6 +212,7 @@ def rotary(
     q_norm: Tensor | None = None,
     k_norm: Tensor | None = None,
     epsilon: float = 0.0,
+    device: Device = CPU,
 ) -> None:
     """Rotate q and k in place by the angles of their positions, each head after an RMSNorm where one is given.
 
@@ -195,7 +222,7 @@ def rotary(
     is_interleaved. q_norm and k_norm float32 [head_dim]. Arithmetic is float32. Raises ValueError for a position
     outside the tables.
     """
-    cpu_module().rotary(q, k, cos, sin, position_ids, is_interleaved, q_norm, k_norm, epsilon)
+    _kernels(device).rotary(q, k, cos, sin, position_ids, is_interleaved, q_norm, k_norm, epsilon)
 
 
 def attention_varlen(
@@ -212,6 +239,7 @@ def attention_varlen(
     window_size: tuple[int, int] = (-1, -1),
     soft_cap: float = 0.0,
     out: Tensor | None = None,
+    device: Device = CPU,
 ) -> Tensor:
     """Softmax(q k^T * softmax_scale) v for every sequence -> [num_tokens, num_heads, head_dim].
 
@@ -227,13 +255,30 @@ def attention_varlen(
     max_seqlen_k = max_seqlen if max_seqlen_k is None else max_seqlen_k
     scale = q.shape[2] ** -0.5 if softmax_scale is None else softmax_scale
     left, right = window_size
-    cpu_module().attention_varlen(
+    _kernels(device).attention_varlen(
         q, k, v, cu_seqlens, cu_seqlens_k, max_seqlen, max_seqlen_k, is_causal, scale, left, right, soft_cap, out
     )
     return out
 
 
-def pool(hidden_states: Tensor, cu_seqlens: Tensor, pooling: str, out: Tensor | None = None) -> Tensor:
+def attention_schedule_size(num_tokens: int, num_seqs: int, device: Device = CPU) -> int:
+    """Bytes `attention_schedule` needs for a batch of this size; 0 on the CPU, which has no schedule."""
+    return 0 if device.kernels is None else device.kernels.attention_schedule_size(num_tokens, num_seqs)
+
+
+def attention_schedule(
+    cu_seqlens: Tensor, num_tokens: int, out: Tensor, *, is_causal: bool = False, device: Device = CPU
+) -> None:
+    """Into out (uint8, `attention_schedule_size` bytes): in which order attention over these sequences is computed.
+
+    For every layer of a batch on CUDA, whatever its heads and windows; no result depends on it.
+    """
+    device.kernels.attention_schedule(cu_seqlens, num_tokens, out, is_causal)
+
+
+def pool(
+    hidden_states: Tensor, cu_seqlens: Tensor, pooling: str, out: Tensor | None = None, device: Device = CPU
+) -> Tensor:
     """One row per sequence -> [num_seqs, hidden_size] float32.
 
     hidden_states [num_tokens, hidden_size] float32; pooling is "cls", "last_token" or "mean" (float32 sum in token
@@ -242,7 +287,7 @@ def pool(hidden_states: Tensor, cu_seqlens: Tensor, pooling: str, out: Tensor | 
     """
     if out is None:
         out = _empty((cu_seqlens.shape[0] - 1, hidden_states.shape[1]), hidden_states)
-    cpu_module().pool(hidden_states, cu_seqlens, pooling, out)
+    _kernels(device).pool(hidden_states, cu_seqlens, pooling, out)
     return out
 
 
@@ -256,6 +301,7 @@ def classifier_head(
     logit_mean: float | None = None,
     logit_sigma: float | None = None,
     out: Tensor | None = None,
+    device: Device = CPU,
 ) -> Tensor:
     """[dense + dense_activation] -> classifier -> (logits - mean) / sigma -> activation per row.
 
@@ -267,16 +313,27 @@ def classifier_head(
 
     if out is None:
         out = _empty((pooled.shape[0], classifier.out_features), pooled)
-    buffer = None if dense is None else torch.empty((pooled.shape[0], dense.out_features), dtype=torch.float32)
+    buffer = None if dense is None else _empty((pooled.shape[0], dense.out_features), pooled, torch.float32)
     mean = 0.0 if logit_mean is None else logit_mean
     sigma = 1.0 if logit_sigma is None else logit_sigma
-    cpu_module().classifier_head(pooled, dense, dense_activation, classifier, mean, sigma, row_activations, buffer, out)
+    kernels = _kernels(device)
+    kernels.classifier_head(pooled, dense, dense_activation, classifier, mean, sigma, row_activations, buffer, out)
     return out
 
 
-def transformer_layer_workspace_size(layer: Any, num_tokens: int, num_seqs: int) -> int:
+def fused_layer(device: Device = CPU, **parts: Any) -> Any:
+    """A transformer block of packed weights for `transformer_layer`; see `layers.TransformerLayer.fuse`."""
+    return cpu_module().TransformerLayer(**parts) if device.kernels is None else device.kernels.layer(**parts)
+
+
+def arithmetic_name(kind: str, device: Device = CPU) -> str:
+    """How products of this arithmetic are computed there, in words."""
+    return str(_kernels(device).arithmetic_name(kind))
+
+
+def transformer_layer_workspace_size(layer: Any, num_tokens: int, num_seqs: int, device: Device = CPU) -> int:
     """Bytes of workspace `transformer_layer` needs for a batch of this size."""
-    size: int = cpu_module().transformer_layer_workspace_size(layer, num_tokens, num_seqs)
+    size: int = _kernels(device).transformer_layer_workspace_size(layer, num_tokens, num_seqs)
     return size
 
 
@@ -298,19 +355,24 @@ def transformer_layer(
     sin: Tensor | None = None,
     rows: Tensor | None = None,
     rows_out: Tensor | None = None,
+    schedule: Tensor | None = None,
+    device: Device = CPU,
 ) -> Tensor:
     """One transformer block (norms, attention, residuals, MLP), fused.
 
-    hidden_states [num_tokens, hidden_size] float32, updated in place and returned. `layer` is a
-    `_cpu.TransformerLayer` (packed weights, norms, settings). workspace: uint8 tensor of
-    `transformer_layer_workspace_size` bytes, 64-byte aligned. A layer with rotary positions takes position_ids int32
+    hidden_states [num_tokens, hidden_size] float32, updated in place and returned. `layer` comes
+    from `fused_layer` (packed weights, norms, settings). workspace: uint8 tensor of `transformer_layer_workspace_size`
+    bytes, 64-byte aligned (on CUDA 256). A layer with rotary positions takes position_ids int32
     [num_tokens] and the float32 tables cos and sin [num_positions, rotary_dim / 2]. With `rows` int32 [num_seqs] (the
     token index wanted of each sequence, in order) only those rows are computed, into rows_out [num_seqs, hidden_size],
-    which is returned, and hidden_states is left alone; each row is bitwise what the full call gives.
+    which is returned, and hidden_states is left alone; each row is bitwise what the full call gives. schedule, on CUDA:
+    of `attention_schedule`; without one the layer makes its own.
     """
-    cpu_module().transformer_layer(
-        hidden_states, cu_seqlens, max_seqlen, layer, workspace, position_ids, cos, sin, rows, rows_out
-    )
+    tensors = (hidden_states, cu_seqlens, max_seqlen, layer, workspace, position_ids, cos, sin, rows, rows_out)
+    if device.kernels is None:
+        cpu_module().transformer_layer(*tensors)
+    else:
+        device.kernels.transformer_layer(*tensors, schedule)
     if rows is None:
         return hidden_states
     assert rows_out is not None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from assay import ops
+from assay.device import CPU
 from assay.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from assay.batch import RaggedBatch
     from assay.config import PoolerConfig
+    from assay.device import Device
     from assay.hf_config import HFConfig
     from assay.layers import LayerNorm, Linear
 
@@ -151,52 +153,74 @@ class ClassifierHead:
     before: Callable[[Tensor], Tensor] | None = None
     """Computed ahead of everything else, row by row: modules that came with the model."""
 
-    def __call__(self, pooled: Tensor, use_activation: Tensor) -> Tensor:
-        """Scores [num_rows, num_labels] of pooled [num_rows, hidden_size]; use_activation uint8 [num_rows]."""
-        import torch
+    @property
+    def activation_code(self) -> int:
+        """What `row_activations` holds for a row that asks for its activation; 0 for the others."""
+        return ops.HEAD_ACTIVATIONS[self.activation.kernel]
 
+    def __call__(self, pooled: Tensor, row_activations: Tensor) -> Tensor:
+        """Scores [num_rows, num_labels] of pooled [num_rows, hidden_size], as far as the kernel computes them.
+
+        row_activations uint8 [num_rows], 0 or `activation_code`, on the device of pooled.
+        """
         if self.before is not None:
             pooled = self.before(pooled)
         dense = self.dense
         if self.norm is not None:  # between the two products, which the kernel would run as one
             pooled = pooled if dense is None else dense(pooled, activation=self.dense_activation)
             pooled, dense = self.norm(pooled), None
-        out = ops.classifier_head(
+        return ops.classifier_head(
             pooled,
             self.classifier.packed,
-            use_activation * ops.HEAD_ACTIVATIONS[self.activation.kernel],
+            row_activations,
             dense=None if dense is None else dense.packed,
             dense_activation=self.dense_activation,
             logit_mean=self.logit_mean,
             logit_sigma=self.logit_sigma,
+            device=self.classifier.device,
         )
+
+    def finish(self, scores: Tensor, use_activation: Tensor) -> Tensor:
+        """Scores [num_rows, num_labels] on the CPU after an activation that is a module of torch, where one was named.
+
+        use_activation: uint8 [num_rows], which rows ask for it.
+        """
+        import torch
+
         if self.activation.module is None:
-            return out
+            return scores
         with torch.inference_mode():
-            return torch.where(use_activation.bool().unsqueeze(1), self.activation.module(out), out)
+            return torch.where(use_activation.bool().unsqueeze(1), self.activation.module(scores), scores)
 
 
-def pool(hidden_states: Tensor, batch: RaggedBatch, modes: tuple[str, ...]) -> Tensor:
+ONE_TOKEN_MODES = ("cls", "last_token")
+"""Pooling modes that read one token of each sequence."""
+KERNEL_MODES = (*ONE_TOKEN_MODES, "mean")
+"""Those `ops.pool` computes; the lengths of the sequences need not be known on the host."""
+
+
+def pool(hidden_states: Tensor, batch: RaggedBatch, modes: tuple[str, ...], device: Device = CPU) -> Tensor:
     """hidden_states [num_tokens, hidden_size] -> [num_seqs, len(modes) * hidden_size], modes side by side."""
     import torch
 
-    parts = [_pool_one(hidden_states, batch, mode) for mode in modes]
+    parts = [_pool_one(hidden_states, batch, mode, device) for mode in modes]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
-def _pool_one(hidden_states: Tensor, batch: RaggedBatch, mode: str) -> Tensor:
+def _pool_one(hidden_states: Tensor, batch: RaggedBatch, mode: str, device: Device) -> Tensor:
     import torch
 
-    if mode in ("cls", "last_token", "mean"):
-        return ops.pool(hidden_states, batch.cu_seqlens, mode)
+    if mode in KERNEL_MODES:
+        return ops.pool(hidden_states, batch.cu_seqlens, mode, device=device)
     lengths = batch.cu_seqlens.diff().to(torch.float32).unsqueeze(1)
     if mode == "mean_sqrt_len_tokens":
-        return ops.pool(hidden_states, batch.cu_seqlens, "mean") * lengths.sqrt()
+        return ops.pool(hidden_states, batch.cu_seqlens, "mean", device=device) * lengths.sqrt()
     if mode == "max":
         return torch.stack([rows.amax(dim=0) for rows in hidden_states.split_with_sizes(batch.seqlens())])
     if mode == "weightedmean":  # token i weighs i + 1; the mean of weighted rows lacks the factor n / (1 + ... + n)
         weights = torch.cat([torch.arange(1, n + 1, dtype=torch.float32) for n in batch.seqlens()])
-        return ops.pool(hidden_states * weights.unsqueeze(1), batch.cu_seqlens, "mean") * (2.0 / (lengths + 1.0))
+        weighted = hidden_states * weights.to(hidden_states.device).unsqueeze(1)
+        return ops.pool(weighted, batch.cu_seqlens, "mean", device=device) * (2.0 / (lengths + 1.0))
     raise ConfigError(f"unknown pooling mode {mode!r}")
 
 

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from assay.checkpoint_files import dtype_name, open_checkpoint
+from assay.device import CPU
 from assay.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from assay.checkpoint_files import CheckpointFile
+    from assay.device import Device
 
 _LEGACY_SUFFIXES = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
 _SHOWN = 12
@@ -42,12 +44,14 @@ def _canonical(name: str) -> str:
 class WeightMap:
     """Tensors of one checkpoint, mapped: what was taken earlier goes from memory while the rest is taken.
 
-    has_numbers False: tensors have shape and dtype only (see `open_checkpoint`). device: where matrices are then.
+    A tensor goes from the file's pages to `device` in one copy; the host keeps none. has_numbers False: tensors have
+    shape and dtype only (see `open_checkpoint`).
     """
 
-    def __init__(self, paths: Sequence[Path], *, has_numbers: bool = True) -> None:
+    def __init__(self, paths: Sequence[Path], device: Device = CPU, *, has_numbers: bool = True) -> None:
+        self.device = device
+        self.has_numbers = has_numbers
         self.source = ", ".join(path.name for path in paths)
-        self.device = "cpu" if has_numbers else "meta"
         self._files = [open_checkpoint(path, has_numbers=has_numbers) for path in paths]
         self._tensors: dict[str, tuple[CheckpointFile, str]] = {}
         self._used: set[str] = set()
@@ -85,6 +89,10 @@ class WeightMap:
         """How many numbers a tensor has, without taking it."""
         return math.prod(self.shape(name))
 
+    def total_numbers(self, names: Iterable[str] | None = None) -> int:
+        """Numbers in those tensors together, or in all."""
+        return sum(self.num_numbers(name) for name in (self._tensors if names is None else names))
+
     def largest(self) -> str:
         """The name of the tensor with the most numbers."""
         return max(self.names(), key=self.num_numbers)
@@ -116,7 +124,7 @@ class WeightMap:
         if shape is not None and tuple(tensor.shape) != shape:
             raise WeightsError(f"{self.source}: {name} has shape {tuple(tensor.shape)}, config.json asks for {shape}")
         self._used.add(name)
-        return tensor
+        return self._placed(tensor)
 
     def take_as(self, name: str, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         """`take` of a matrix in another dtype, converted in pieces so that the stored one is never whole in memory.
@@ -150,7 +158,11 @@ class WeightMap:
         if not taken.dtype.is_floating_point or taken.dtype.itemsize not in (2, 4, 8):
             raise WeightsError(f"{self.source}: {name} has dtype {taken.dtype}; only float checkpoints are supported")
         self._used.add(name)
-        return taken
+        return self._placed(taken)
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        """On the device; a copy there, even where its memory is the CPU's: what lies in a file is not aligned."""
+        return tensor.to(self.device.torch_device, copy=True) if self.device.is_cuda else tensor
 
     def finish(self, ignore: Iterable[str] = ()) -> None:
         """Raise WeightsError naming the tensors nobody took, except those that match a pattern of `ignore`."""

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from assay.errors import EngineDeadError
+from assay.errors import DeviceFaultError, EngineDeadError
 from assay.forward import Outcome, Request, Runnable, Sink, run_batch
 from assay.scheduler import Lane, Scheduler
 
@@ -55,6 +55,12 @@ class _State:
             waiting = self.scheduler.drain()
             self.wake.notify_all()
         self.fail(waiting)
+
+    def die(self, death: BaseException) -> None:
+        """Close, and fail what was running."""
+        self.close(death)
+        self.fail(self.running)
+        self.running = []
 
     def fail(self, requests: Iterable[Request]) -> None:
         for sink in dict.fromkeys(request.sink for request in requests):
@@ -128,6 +134,10 @@ class Worker:
             is_free = len(state.scheduler) == 0 and not state.is_closed
             if is_free:
                 _run_all(state, requests)
+        except DeviceFaultError as err:
+            logger.exception("the engine stopped")
+            state.die(err)
+            state.fail(requests)
         finally:
             state.running = []
             state.model_in_use.release()
@@ -204,9 +214,7 @@ def _compute_loop(state: _State) -> None:
             batch = []  # keep nothing alive while waiting
     except BaseException as err:
         logger.exception("the compute thread stopped")
-        state.close(err)
-        state.fail(state.running)
-        state.running = []
+        state.die(err)
 
 
 def _run_all(state: _State, requests: list[Request]) -> None:

@@ -22,7 +22,7 @@ JsonFlag = Annotated[bool, typer.Option("--json", rich_help_panel=OUTPUT, help="
 
 @guarded
 def info(*, as_json: JsonFlag = False) -> None:
-    """Show versions, what the CPU offers and what is used of it, and the models in the local cache."""
+    """Show versions, what the CPU and the GPUs offer and what is used of it, and the models in the local cache."""
     import assay
 
     kernels = _kernels()
@@ -48,6 +48,8 @@ def info(*, as_json: JsonFlag = False) -> None:
         ("threads", kernels["num_threads"]),
         ("CPU module", kernels["cpu_module"]),
         ("CUDA module", kernels["cuda_module"]),
+        ("GPUs", kernels["cuda_devices"] or None),
+        ("CUDA", "ready" if kernels["cuda_problem"] is None else kernels["cuda_problem"]),
         ("environment", "\n".join(f"{name}={value}" for name, value in settings.items())),
         ("cached models", "\n".join(f"{model['name']} ({model['size_mb']:.0f} MB)" for model in models) or "none"),
     ]
@@ -65,6 +67,7 @@ def check(
     runner: Annotated[str, typer.Option(help="auto or pooling.")] = "auto",
     convert: Annotated[str, typer.Option(help="auto, none, embed or classify.")] = "auto",
     model_impl: Annotated[str, typer.Option(help="auto, vllm (own implementations) or transformers.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
     """Tell whether a model is supported and how it would be run; exit code 1 where it is not. Reads no weights."""
@@ -73,7 +76,8 @@ def check(
 
     overrides = parse_objects("--hf-overrides", hf_overrides) or None
     files = resolve_model(model, revision=revision, weights=False)
-    report = dataclasses.asdict(check_model(files, overrides, runner=runner, convert=convert, model_impl=model_impl))
+    settings: dict[str, Any] = {"runner": runner, "convert": convert, "model_impl": model_impl, "device": device}
+    report = dataclasses.asdict(check_model(files, overrides, **settings))
     if as_json:
         print_json({"model": model, **report})
     else:
@@ -100,6 +104,7 @@ def _kernels() -> dict[str, Any]:
         "isa": None,
         "num_threads": None,
         "cuda_module": "not built",
+        **_cuda(),
     }
     try:
         module = ops.cpu_module()
@@ -112,7 +117,17 @@ def _kernels() -> dict[str, Any]:
         "isa": ops.active_isa(),
         "num_threads": ops.num_threads(),
         "cuda_module": "not built" if cuda is None else os.path.basename(cuda.__file__ or "built in"),
+        **_cuda(),
     }
+
+
+def _cuda() -> dict[str, Any]:
+    """The GPUs, and why the first one is not used where it is not."""
+    from assay.device_choice import find_cuda
+
+    facts = find_cuda()
+    cards = [f"{card.name} (sm_{card.sm}, {card.memory_bytes / 1e9:.0f} GB)" for card in facts.cards]
+    return {"cuda_devices": cards, "cuda_problem": facts.problem()}
 
 
 def _version(package: str) -> str | None:

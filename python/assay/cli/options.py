@@ -38,7 +38,10 @@ class ModelOptions:
     revision: Annotated[str | None, typer.Option(rich_help_panel=MODEL, help="Branch, tag or commit on the hub.")] = (
         None
     )
-    dtype: Annotated[str, typer.Option(rich_help_panel=MODEL, help="auto, float32 or bfloat16.")] = "auto"
+    device: Annotated[str, typer.Option(rich_help_panel=MODEL, help="cpu, cuda, cuda:N or auto.")] = "cpu"
+    dtype: Annotated[str, typer.Option(rich_help_panel=MODEL, help="auto, float32, bfloat16, or on a GPU float16.")] = (
+        "auto"
+    )
     quantization: Annotated[
         str | None, typer.Option(rich_help_panel=MODEL, help="int8: faster, where answers stay those of bfloat16.")
     ] = None
@@ -100,6 +103,7 @@ class ModelOptions:
             model_impl=self.model_impl,
             chat_template=self.chat_template,
             score_template=self.chat_template,
+            device=self.device,
             dtype=self.dtype,
             quantization=self.quantization,
             quantization_data=self.quantization_data,
@@ -119,7 +123,7 @@ class ModelOptions:
 
         files = resolve_model(self.model, revision=self.revision, weights=False)
         settings = {"runner": self.runner, "convert": self.convert, "model_impl": self.model_impl}
-        return check_model(files, self._overrides(), self._pooler_config(), **settings)
+        return check_model(files, self._overrides(), self._pooler_config(), device=self.device, **settings)
 
     def _overrides(self) -> dict[str, Any] | None:
         return parse_objects("--hf-overrides", self.hf_overrides) or None

@@ -18,7 +18,7 @@ from assay.throughput import Throughput
 from assay.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from torch import Tensor
 
@@ -65,7 +65,16 @@ class EngineStats:
 class Engine:
     """Serves one model to any number of caller threads. A context manager; `close` also runs when it is freed."""
 
-    def __init__(self, model: Runnable, renderer: Renderer, config: EngineConfig, max_model_len: int) -> None:
+    def __init__(
+        self,
+        model: Runnable,
+        renderer: Renderer,
+        config: EngineConfig,
+        max_model_len: int,
+        *,
+        wake: Callable[[], None] = ops.wake_threads,
+    ) -> None:
+        """wake: called when a short input is about to be computed."""
         config = dataclasses.replace(config, max_batch_tokens=max(config.max_batch_tokens, max_model_len))
         self._throughput = Throughput(config.max_batch_tokens)
         admission = Admission(config.max_queued_tokens, self._throughput)
@@ -79,6 +88,7 @@ class Engine:
             max_chunks=config.tokenizer_threads + 1,
             max_prompts=AHEAD_BATCHES * config.max_batch_size,
             max_tokens=AHEAD_TOKEN_BUDGETS * config.max_batch_tokens,
+            wake=wake,
         )
         self._finalizer = weakref.finalize(self, _shut_down, self._parts)
 
@@ -104,7 +114,7 @@ class Engine:
         ticket = Ticket(self._parts, job)
         try:
             if len(job) <= FEW_PROMPTS:
-                ops.wake_threads()
+                self._parts.wake()
                 ticket.run_here()
             else:
                 ticket.start()

@@ -8,14 +8,13 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from assay import ops
 from assay.admission import Admission, Admitted
 from assay.engine.job import Result, Times
 from assay.errors import BatchMemoryError, DeadlineExceededError, EngineDeadError, NonFiniteError
 from assay.forward import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -36,6 +35,7 @@ class Parts:
 
     max_chunks: chunks of one job that are with the pool at a time; more would delay the chunks of other jobs.
     max_prompts, max_tokens: how far one job is tokenised ahead; bounds memory, and what a stop has wasted.
+    wake: called when a short input is about to be computed.
     """
 
     renderer: Renderer
@@ -46,6 +46,7 @@ class Parts:
     max_chunks: int
     max_prompts: int
     max_tokens: int
+    wake: Callable[[], None]
 
 
 class Ticket:
@@ -146,7 +147,7 @@ class Ticket:
         try:
             if not self._is_over:
                 if len(self._job) <= FEW_PROMPTS and self._parts.worker.is_idle:
-                    ops.wake_threads()
+                    self._parts.wake()
                 requests = self._requests(start, stop)
         except BaseException as err:  # a panic of the tokenizer's Rust code is not an Exception
             self._note_failure(start, _tokenize_error(err))

@@ -9,16 +9,25 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from assay.config import EngineConfig, PoolerConfig
+from assay.device import DEFAULT_MEMORY_UTILIZATION, Placement
 from assay.errors import ConfigError
+from assay.models.loading import check_dtype
+
+if TYPE_CHECKING:
+    from assay.device import Device
 
 logger = logging.getLogger(__name__)
 
+CUDA_BATCH_TOKENS: Final = 16384
+CUDA_BATCH_SIZE: Final = 1024
+"""Budgets on a GPU where none are given: below them its products wait for launches."""
+
 NO_EFFECT: Final = frozenset(
     # memory, compilation and process layout of a GPU engine
-    "gpu_memory_utilization cpu_offload_gb swap_space enforce_eager compilation_config attention_config "
+    "cpu_offload_gb swap_space compilation_config attention_config "
     "kv_cache_memory_bytes kv_cache_dtype block_size num_gpu_blocks_override max_seq_len_to_capture "
     "disable_custom_all_reduce distributed_executor_backend enable_sleep_mode async_scheduling "
     "max_num_partial_prefills long_prefill_token_threshold disable_hybrid_kv_cache_manager "
@@ -49,7 +58,6 @@ _ONLY: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
     "enable_prompt_embeds": ((False,), "pass text or token ids"),
     "load_format": (("auto", "safetensors", "pt", "hf"), "random or foreign weights are never loaded"),
     "config_format": (("auto", "hf"), ""),
-    "device": (("auto", "cpu", None), "this version runs on the CPU"),
     "speculative_config": ((None,), "nothing is generated"),
     "logits_processors": ((None,), "nothing is generated"),
     "logits_processor_pattern": ((None,), "nothing is generated"),
@@ -98,7 +106,7 @@ def check_keywords(keywords: Mapping[str, Any]) -> None:
 
 
 def _suggestion(name: str) -> str:
-    known = [*NO_EFFECT, *_ONLY, *_WARNED, "max_model_len", "max_num_seqs", "max_batch_tokens", "num_threads"]
+    known = [*NO_EFFECT, *_ONLY, *_WARNED, "max_model_len", "max_num_seqs", "max_batch_tokens", "num_threads", "device"]
     close = difflib.get_close_matches(name, [*known, "pooler_config", "hf_overrides", "dtype", "tokenizer"], n=1)
     return f": did you mean {close[0]!r}?" if close else ""
 
@@ -114,13 +122,26 @@ def pooler_config_from(value: PoolerConfig | Mapping[str, Any] | None) -> Pooler
     raise ConfigError(f"pooler_config must be a PoolerConfig or a dict, got {type(value).__name__}")
 
 
-def dtype_name(dtype: Any) -> str:
-    """ "auto", "float32" or "bfloat16" from a name or a torch dtype."""
+def dtype_name(dtype: Any, kind: str = "cpu") -> str:
+    """ "auto" or what models run in on that kind of device, from a name or a torch dtype; raises ConfigError."""
     name = str(dtype).removeprefix("torch.")
-    name = {"float": "float32"}.get(name, name)
-    if name not in ("auto", "float32", "bfloat16"):
-        raise ConfigError(f"dtype={dtype!r} is not supported on the CPU: use 'auto', 'float32' or 'bfloat16'")
+    name = {"float": "float32", "half": "float16"}.get(name, name)
+    check_dtype(name, kind, repr(dtype))
     return name
+
+
+def placement_from(device: Device, enforce_eager: Any, memory_utilization: Any, quantization: str | None) -> Placement:
+    """Where and how to run; raises ConfigError for values that are none, and for int8 on a GPU."""
+    if device.is_cuda and quantization is not None:
+        raise ConfigError(
+            f"quantization={quantization!r} is for the CPU: leave it out on {device}, or use device='cpu'"
+        )
+    if enforce_eager is not None and not isinstance(enforce_eager, bool):
+        raise ConfigError(f"enforce_eager must be True or False, got {enforce_eager!r}")
+    share = DEFAULT_MEMORY_UTILIZATION if memory_utilization is None else memory_utilization
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise ConfigError(f"gpu_memory_utilization must be above 0 and at most 1, got {share!r}")
+    return Placement(device, bool(enforce_eager), float(share))
 
 
 def engine_config_from(
@@ -129,11 +150,15 @@ def engine_config_from(
     max_batch_size: int | None,
     max_num_seqs: int | None,
     num_threads: int | None,
+    *,
+    is_cuda: bool = False,
     **others: Any,
 ) -> EngineConfig:
     """The engine's settings; the budgets may each be given under their own name or the other engine's."""
     tokens = _either("max_batch_tokens", max_batch_tokens, "max_num_batched_tokens", max_num_batched_tokens)
     size = _either("max_batch_size", max_batch_size, "max_num_seqs", max_num_seqs)
+    if is_cuda:
+        tokens, size = tokens or CUDA_BATCH_TOKENS, size or CUDA_BATCH_SIZE
     given: dict[str, Any] = {"max_batch_tokens": tokens, "max_batch_size": size, "num_threads": num_threads, **others}
     return EngineConfig(**{name: value for name, value in given.items() if value is not None})
 

@@ -8,11 +8,19 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from assay import ops
 from assay.chat import ChatOptions
+from assay.device_choice import choose_device
 from assay.engine import Engine
 from assay.errors import ConfigError, ValidationError
 from assay.llm import startup
-from assay.llm.arguments import check_keywords, dtype_name, engine_config_from, pooler_config_from
+from assay.llm.arguments import (
+    check_keywords,
+    dtype_name,
+    engine_config_from,
+    placement_from,
+    pooler_config_from,
+)
 from assay.llm.prompts import Prompts
 from assay.llm.quantized import guard
 from assay.llm.session import CallOptions, Params, PoolingResults, ScoreOptions, Session, UseTqdm
@@ -27,6 +35,10 @@ if TYPE_CHECKING:
     from assay.params import PoolingParams
 
 logger = logging.getLogger(__name__)
+
+
+def _no_threads() -> None:
+    """What there is to wake for a model on a GPU."""
 
 
 class LLM:
@@ -48,6 +60,10 @@ class LLM:
     revision, hf_token, offline: for a Hub id. offline None follows HF_HUB_OFFLINE.
     chat_template: for conversations, instead of the tokenizer's: a file, or the template itself. `score` does not use
     it: it has an argument of that name.
+
+    device "cpu", "cuda", "cuda:N" or "auto", the first GPU that can be used, else the CPU (docs/gpu.md). On a GPU
+    gpu_memory_utilization is the share of its memory the model may take at most, and enforce_eager=True does without
+    CUDA graphs; dtype may also be "float16" there.
 
     Ours: score_template (what `score` renders pairs with where the call names none; without it the template of the
     recipe that fits the model, if one does), num_threads (kernel threads of the process), max_batch_tokens and
@@ -91,6 +107,9 @@ class LLM:
         max_queued_tokens: int | None = None,
         result_cache_bytes: int = 0,
         offline: bool | None = None,
+        device: Any = "cpu",
+        enforce_eager: bool | None = False,
+        gpu_memory_utilization: float | None = None,
         self_check: bool = True,
         non_finite: str = "raise",
         **kwargs: Any,
@@ -103,18 +122,21 @@ class LLM:
         if non_finite not in ("raise", "return"):
             raise ConfigError(f"non_finite must be 'raise' or 'return', got {non_finite!r}")
         pooler = pooler_config_from(pooler_config if pooler_config is not None else override_pooler_config)
+        if quantization_data is not None and quantization is None:
+            raise ConfigError("quantization_data is read for quantization='int8' only")
+        chosen = choose_device("cpu" if quantization is not None and device in (None, "auto") else device)
+        placement = placement_from(chosen, enforce_eager, gpu_memory_utilization, quantization)
         config = engine_config_from(
             max_batch_tokens,
             max_num_batched_tokens,
             max_batch_size,
             max_num_seqs,
             num_threads,
+            is_cuda=chosen.is_cuda,
             scheduling_policy=scheduling_policy,
             max_queued_tokens=max_queued_tokens,
             result_cache_bytes=result_cache_bytes,
         )
-        if quantization_data is not None and quantization is None:
-            raise ConfigError("quantization_data is read for quantization='int8' only")
         load = functools.partial(
             startup.load,
             model,
@@ -122,7 +144,7 @@ class LLM:
             token=hf_token,
             offline=offline,
             hf_overrides=hf_overrides,
-            dtype=dtype_name(dtype),
+            dtype=dtype_name(dtype, chosen.kind),
             pooler_config=pooler,
             runner=runner,
             convert=convert,
@@ -132,6 +154,7 @@ class LLM:
             skip_tokenizer_init=skip_tokenizer_init,
             max_model_len=max_model_len,
             model_impl=model_impl,
+            placement=placement,
         )
         loaded = load(quantization=quantization)
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
@@ -144,7 +167,8 @@ class LLM:
             is_converted=loaded.is_converted,
         )
         renderer = Renderer(loaded.tokenizer, loaded.model.vocab_size, loaded.model.type_vocab_size)
-        self._engine = Engine(loaded.model, renderer, config, loaded.max_model_len)
+        wake = _no_threads if chosen.is_cuda else ops.wake_threads
+        self._engine = Engine(loaded.model, renderer, config, loaded.max_model_len, wake=wake)
         self._session = Session(
             loaded.model,
             renderer,

@@ -13,6 +13,7 @@ from assay import ops
 from assay.adapt import adapt
 from assay.batch import Sequence
 from assay.convert import asks_for_rows
+from assay.device import ON_CPU
 from assay.errors import ConfigError, NonFiniteError, SelfCheckError, ValidationError
 from assay.files import resolve_model
 from assay.hf_config import HFConfig
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from assay.config import EngineConfig, PoolerConfig
+    from assay.device import Placement
     from assay.files import ModelFiles
     from assay.models import PoolingModel
     from assay.recipes import Match
@@ -77,10 +79,14 @@ class Loaded:
         model, threads = self.model, ops.num_threads()
         way = " through transformers" if model.is_run_by_transformers else ""
         recipe = "" if self.match is None else f", recipe {self.match.recipe.name} (by {self.match.reason})"
+        place = f"{ops.active_isa()} with {threads} thread{'' if threads == 1 else 's'}"
+        if model.device.is_cuda:
+            place = f"{model.device}"
+        memory = "" if model.device_memory is None else f", memory: {model.device_memory}"
         return (
-            f"{self.name}: {model.architecture}{way}, task {model.task}, {ops.active_isa()} with {threads} "
-            f"thread{'' if threads == 1 else 's'}, dtype {model.dtype} ({model.dtype_reason}), "
-            f"arithmetic {model.arithmetic}, up to {self.max_model_len} tokens{recipe}"
+            f"{self.name}: {model.architecture}{way}, task {model.task}, {place}, "
+            f"dtype {model.dtype} ({model.dtype_reason}), "
+            f"arithmetic {model.arithmetic}, up to {self.max_model_len} tokens{recipe}{memory}"
         )
 
 
@@ -102,6 +108,7 @@ def load(
     max_model_len: int | None,
     model_impl: str,
     quantization: str | None = None,
+    placement: Placement = ON_CPU,
 ) -> Loaded:
     """Find, check and load a model and its tokenizer. Raises ConfigError, UnsupportedModelError or WeightsError."""
     if max_model_len is not None and (type(max_model_len) is not int or max_model_len < 1):
@@ -125,6 +132,7 @@ def load(
         max_model_len=max_model_len,
         model_impl=model_impl,
         quantization=quantization,
+        placement=placement,
     )
     _check_convert(convert, model)
     text_tokenizer = None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from assay.adapt import adapt
 from assay.config import PoolerConfig
+from assay.device_choice import choose_device
 from assay.errors import AssayError
 from assay.hf_config import HFConfig, read_json
 from assay.models.loading import resolve_dtype
@@ -18,6 +19,7 @@ from assay.scoring import uses_separator
 from assay.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from assay.device import Device
     from assay.files import ModelFiles
     from assay.recipes import Match
 
@@ -60,6 +62,7 @@ class CheckReport:
     max_length_source: str | None = None
     template: str | None = None
     tokenizer: str | None = None
+    device: str | None = None
     dtype: str | None = None
     notes: tuple[str, ...] = field(default=())
 
@@ -73,22 +76,27 @@ def check_model(
     runner: str = "auto",
     convert: str = "auto",
     model_impl: str = "auto",
+    device: Any = "cpu",
 ) -> CheckReport:
-    """Read the config and tokenizer files of a model; never raises for what is wrong with the model."""
+    """Read the config and tokenizer files of a model; never raises for what is wrong with the model.
+
+    device: as `LLM` takes it; one that cannot be used is a reason why the model is not supported.
+    """
     config = None
     try:
+        place = choose_device(device)
         config = HFConfig.from_folder(files.folder, overrides)
         adapted = adapt(files, config, pooler_config or PoolerConfig(), runner=runner, convert=convert)
         plan = make_plan(files, adapted.hf_config, adapted.pooler_config, model_impl)
         if not files.is_partial:
             files.weight_files()
-        return _report(files, plan, dtype, adapted.match)
+        return _report(files, plan, dtype, place, adapted.match)
     except (AssayError, RuntimeError, ValueError) as err:
         names = config.architectures if config is not None else []
         return CheckReport(supported=False, reason=str(err), architecture=names[0] if names else None)
 
 
-def _report(files: ModelFiles, plan: Plan, dtype: str, match: Match | None) -> CheckReport:
+def _report(files: ModelFiles, plan: Plan, dtype: str, place: Device, match: Match | None) -> CheckReport:
     config, activation = plan.hf_config, plan.activation
     conversion = plan.head_plan if plan.head_plan is not None and plan.head_plan.source == "lm_head" else None
     names = read_json(files.folder / "tokenizer_config.json")
@@ -114,7 +122,8 @@ def _report(files: ModelFiles, plan: Plan, dtype: str, match: Match | None) -> C
         max_length_source=plan.max_model_len_source,
         template=_template_words(plan, match),
         tokenizer=names.get("tokenizer_class"),
-        dtype=resolve_dtype(dtype, str(stored).removeprefix("torch."))[0],
+        device=str(place),
+        dtype=resolve_dtype(dtype, str(stored).removeprefix("torch."), place.kind)[0],
         notes=tuple(_notes(files, plan, match)),
     )
 

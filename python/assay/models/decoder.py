@@ -55,7 +55,6 @@ class Decoder:
         width = self.shape.hidden_size
         hidden_states = self.embeddings(batch, out=arena.take((batch.num_tokens, width), torch.float32))
         workspace = arena.take((self._workspace_size(batch.num_tokens, batch.num_seqs),), torch.uint8)
-        batch = self._with_long_positions(batch)
         for layer, rope in zip(self.layers[:-1], self.ropes[:-1], strict=True):
             layer(hidden_states, batch, workspace, **_angles(rope))
         last: dict[str, Any] = _angles(self.ropes[-1])
@@ -67,7 +66,7 @@ class Decoder:
     def _workspace_size(self, num_tokens: int, num_seqs: int) -> int:
         return max(layer.workspace_size(num_tokens, num_seqs) for layer in self.layers)
 
-    def _with_long_positions(self, batch: RaggedBatch) -> RaggedBatch:
+    def positioned(self, batch: RaggedBatch) -> RaggedBatch:
         """LongRoPE: sequences past its original length read the second half of the tables."""
         rope = self.ropes[0]
         if rope is None or rope.long_from is None:

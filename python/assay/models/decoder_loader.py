@@ -62,7 +62,7 @@ class DecoderLoader:
 
     def _load(self, reader: _Reader, max_model_len: int) -> Decoder:
         shape = reader.shape
-        tables = _rope_tables(shape, min(max_model_len, shape.max_positions), reader.weights.device)
+        tables = _rope_tables(shape, min(max_model_len, shape.max_positions), reader.weights)
         return Decoder(
             shape=shape,
             embeddings=reader.embeddings(self.names),
@@ -72,14 +72,18 @@ class DecoderLoader:
         )
 
 
-def _rope_tables(shape: DecoderShape, num_positions: int, device: str) -> dict[str, RopeTables]:
+def _rope_tables(shape: DecoderShape, num_positions: int, weights: WeightMap) -> dict[str, RopeTables]:
     """The tables of every kind of layer there is; kinds with one `Rope` share one."""
     made: dict[int, RopeTables] = {}
     tables = {}
     for kind in sorted(set(shape.layer_types) & set(shape.ropes)):
         rope = shape.ropes[kind]
         if id(rope) not in made:
-            made[id(rope)] = RopeTables(*rope.tables(num_positions, device), rope.long_from)
+            # Made on the CPU: the same angles whatever the device.
+            cos, sin = rope.tables(num_positions, "cpu" if weights.has_numbers else "meta")
+            if weights.has_numbers:
+                cos, sin = cos.to(weights.device.torch_device), sin.to(weights.device.torch_device)
+            made[id(rope)] = RopeTables(cos, sin, rope.long_from)
         tables[kind] = made[id(rope)]
     return tables
 
@@ -130,7 +134,7 @@ class _Reader:
         task_type = None
         if names.token_type is not None and shape.type_rows:
             task_type = self._table(names.token_type, shape.type_rows)
-        return Embeddings(word=word, position=position, task_type=task_type, norm=norm)
+        return Embeddings(word=word, position=position, task_type=task_type, norm=norm, device=self.weights.device)
 
     def _table(self, name: str, rows: int) -> Tensor:
         sizes = (rows, self.shape.hidden_size)
@@ -180,6 +184,7 @@ class _Reader:
             window_size=shape.windows.get(kind, UNLIMITED),
             soft_cap=shape.soft_cap,
             rotary_dim=0 if rope is None else rope.rotary_dim,
+            device=self.weights.device,
         )
 
     def _head_norm(self, name: str | None, idx: int) -> Tensor | None:
@@ -189,13 +194,13 @@ class _Reader:
         return float32(stored) + self.shape.norm_offset
 
     def _packed(self, rows: _Rows) -> Any:
-        return ops.pack_weight(rows.weight, rows.bias, self.layer_arithmetic)
+        return ops.pack_weight(rows.weight, rows.bias, self.layer_arithmetic, self.weights.device)
 
     def _gated(self, rows: _Rows, is_up_first: bool) -> Any:
         """The packed gate and up projections of a weight that holds both."""
         halves = list(zip(rows.weight.chunk(2), _halved(rows.bias), strict=True))
         (gate, gate_bias), (up, up_bias) = reversed(halves) if is_up_first else halves
-        return ops.pack_gated_weight(gate, up, gate_bias, up_bias, self.layer_arithmetic)
+        return ops.pack_gated_weight(gate, up, gate_bias, up_bias, self.layer_arithmetic, self.weights.device)
 
     def _stacked(
         self, names: list[str], sizes: tuple[int, ...], in_size: int, has_bias: bool, *, is_transposed: bool

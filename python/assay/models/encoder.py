@@ -41,6 +41,10 @@ class Encoder:
         size += aligned(num_seqs * shape.hidden_size * FLOAT32_BYTES)
         return size + aligned(self.layers[0].workspace_size(num_tokens, num_seqs))
 
+    def positioned(self, batch: RaggedBatch) -> RaggedBatch:
+        """Positions are those of `pack`."""
+        return batch
+
     def __call__(self, batch: RaggedBatch, arena: Arena, rows: Tensor | None = None) -> Tensor:
         """Hidden states [num_tokens, hidden_size], or with rows [num_seqs] only those, [num_seqs, hidden_size]."""
         import torch
@@ -130,6 +134,7 @@ def _load_embeddings(weights: WeightMap, name: str, shape: EncoderShape, arithme
         token_type=table("token_type", shape.type_vocab_size),
         task_type=table("task_type", shape.task_type_vocab_size),
         norm=LayerNorm.load(weights, f"{name}.LayerNorm", shape.embedding_size, shape.epsilon),
+        device=weights.device,
     )
 
 
@@ -164,4 +169,4 @@ def _stacked(weights: WeightMap, names: list[str], size: int, arithmetic: str) -
 
     weight = torch.cat([in_dtype(weights.take(f"{name}.weight", (size, size)), arithmetic) for name in names])
     bias = torch.cat([float32(weights.take(f"{name}.bias", (size,))) for name in names])
-    return ops.pack_weight(weight, bias, arithmetic)
+    return ops.pack_weight(weight, bias, arithmetic, weights.device)

@@ -64,8 +64,15 @@ class Backbone(Protocol):
         """Bytes of arena one call needs for a batch of this size."""
         ...
 
+    def positioned(self, batch: RaggedBatch) -> RaggedBatch:
+        """A batch on the CPU with the positions that this backbone reads, which may not be those of `pack`."""
+        ...
+
     def __call__(self, batch: RaggedBatch, arena: Arena, rows: Tensor | None = None) -> Tensor:
-        """Hidden states [num_tokens, hidden_size] float32, or with rows int32 [num_seqs] only those."""
+        """Hidden states [num_tokens, hidden_size] float32, or with rows int32 [num_seqs] only those.
+
+        Of a `positioned` batch that lies, as arena and rows do, where the backbone computes.
+        """
         ...
 
 

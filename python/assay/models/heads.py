@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from assay import ops
 from assay.convert import lm_head_rows
+from assay.device import CPU
 from assay.errors import WeightsError
 from assay.layers import HEAD_ARITHMETIC, LayerNorm, Linear
-from assay.models.pooling_model import EmbeddingHead, TaskHead
+from assay.models.forward_pass import EmbeddingHead, TaskHead
 from assay.models.sentence_transformer import load_dense
 from assay.models.transformers_class import Outline
 from assay.pooler import ClassifierHead
 from assay.weights import WeightMap
 
 if TYPE_CHECKING:
+    from assay.device import Device
     from assay.files import ModelFiles
     from assay.models.family import HeadShape
     from assay.models.plan import Plan
@@ -41,7 +42,12 @@ def head_tensors(plan: Plan, weights: WeightMap, prefix: str) -> list[str]:
 
 
 def load_heads(
-    plan: Plan, files: ModelFiles, classifier: ClassifierHead | None, *, has_numbers: bool = True
+    plan: Plan,
+    files: ModelFiles,
+    classifier: ClassifierHead | None,
+    device: Device = CPU,
+    *,
+    has_numbers: bool = True,
 ) -> dict[str, TaskHead]:
     """The head of every task of the plan, given that of the backbone's checkpoint; raises WeightsError.
 
@@ -51,12 +57,11 @@ def load_heads(
     if classifier is not None:
         heads["classify"] = heads["token_classify"] = classifier
     else:
-        dense = () if plan.modules is None else load_dense(files, plan.modules, has_numbers=has_numbers)
-        embedding = EmbeddingHead(dense)
-        heads["embed"] = heads["token_embed"] = embedding
+        dense = () if plan.modules is None else load_dense(files, plan.modules, device, has_numbers=has_numbers)
+        heads["embed"] = heads["token_embed"] = EmbeddingHead(dense)
     if plan.head == "probe":
         assert files.head_folder is not None
-        own = WeightMap([files.head_folder / HEAD_FILE], has_numbers=has_numbers)
+        own = WeightMap([files.head_folder / HEAD_FILE], device, has_numbers=has_numbers)
         own.require(["classifier.weight", "classifier.bias"])
         heads["classify"] = _head(plan, _stored_classifier(plan, own, "classifier", has_bias=True))
         own.finish()
@@ -137,5 +142,4 @@ def _converted_classifier(plan: Plan, weights: WeightMap, prefix: str) -> Linear
     size = plan.shape.hidden_size
     if weight.shape[1] != size:
         raise WeightsError(f"{weights.source}: the language-model head has rows of {weight.shape[1]}, not {size}")
-    packed = ops.pack_weight(weight, bias, HEAD_ARITHMETIC)
-    return Linear(packed, in_features=size, out_features=weight.shape[0])
+    return Linear.pack(weight, bias, HEAD_ARITHMETIC, weights.device)

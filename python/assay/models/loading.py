@@ -6,20 +6,26 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from assay.device import CPU, ON_CPU
 from assay.errors import ConfigError
+from assay.models import cuda_start
+from assay.models.device_memory import ITEM_BYTES, DeviceMemory, MemoryMeter
 from assay.models.family import Int8Loader
+from assay.models.forward_pass import pass_arena_size
 from assay.models.heads import head_tensors, load_classifier, load_heads, taken_classifier
 from assay.models.plan import make_plan
-from assay.models.pooling_model import PoolingModel, TaskHead
+from assay.models.pooling_model import PoolingModel
 from assay.models.transformers_class import Outline
 from assay.models.transformers_loading import load_parts
 from assay.weights import WeightMap
 
 if TYPE_CHECKING:
     from assay.config import PoolerConfig
+    from assay.device import Device, Placement
     from assay.files import ModelFiles
     from assay.hf_config import HFConfig
     from assay.models.family import Backbone
+    from assay.models.forward_pass import TaskHead
     from assay.models.plan import Plan
 
 _BUFFERS = (
@@ -30,6 +36,7 @@ _BUFFERS = (
 """Tables that old versions of transformers saved along with the weights."""
 _POOLER = r"{}pooler\..*"
 
+_DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "float16", "bfloat16")}
 _AUTO = {
     "float32": ("float32", "the checkpoint is float32"),
     "float64": ("float32", "the checkpoint is float64"),
@@ -38,15 +45,27 @@ _AUTO = {
 }
 
 
-def resolve_dtype(dtype: str, stored: str) -> tuple[str, str]:
-    """The dtype to run in and why, from what was asked for and what the checkpoint stores."""
+def resolve_dtype(dtype: str, stored: str, kind: str = "cpu") -> tuple[str, str]:
+    """The dtype to run in and why, from what was asked for, what the checkpoint stores, and the kind of device."""
     if dtype == "auto":
+        if stored == "float16" and "float16" in _DTYPES[kind]:
+            return "float16", "the checkpoint is float16"
         if stored not in _AUTO:
             raise ConfigError(f"dtype='auto': the checkpoint's dtype {stored!r} is not supported")
         return _AUTO[stored]
-    if dtype not in ("float32", "bfloat16"):
-        raise ConfigError(f"dtype={dtype!r} is not supported on the CPU: use 'auto', 'float32' or 'bfloat16'")
+    check_dtype(dtype, kind)
     return dtype, "as asked"
+
+
+def check_dtype(dtype: str, kind: str, shown: str | None = None) -> None:
+    """Raise ConfigError for a dtype other than "auto" that models do not run in on this kind of device.
+
+    shown: how the caller wrote it, for the message.
+    """
+    if dtype != "auto" and dtype not in _DTYPES[kind]:
+        *names, last = [repr(name) for name in ("auto", *_DTYPES[kind])]
+        place = {"cpu": "the CPU", "cuda": "CUDA"}[kind]
+        raise ConfigError(f"dtype={shown or repr(dtype)} is not supported on {place}: use {', '.join(names)} or {last}")
 
 
 def load_model(
@@ -60,31 +79,54 @@ def load_model(
     max_model_len: int | None = None,
     model_impl: str = "auto",
     quantization: str | None = None,
+    placement: Placement = ON_CPU,
 ) -> PoolingModel:
     """Load a model for batches of at most max_batch_tokens tokens and max_batch_size sequences.
 
     max_model_len: no sequence will be longer, which saves memory where the model could read longer ones. model_impl:
     see `registry.resolve`. quantization "int8": the layers' products are of whole numbers, the rest is bfloat16; what
-    that costs is not judged here. Raises UnsupportedModelError, ConfigError or WeightsError.
+    that costs is not judged here. Raises UnsupportedModelError, ConfigError, WeightsError, or DeviceError where the
+    placement's memory does not suffice.
     """
+    device = placement.device
+    meter = MemoryMeter(placement)
     plan = make_plan(files, hf_config, pooler_config, model_impl)
-    loaded = load_weights(plan, files, dtype=dtype, max_model_len=max_model_len, quantization=quantization)
-    return PoolingModel(
-        architecture=plan.architecture,
-        backbone=loaded.backbone,
-        heads=loaded.heads,
-        task=plan.task,
-        hf_config=plan.hf_config,
-        pooler_config=plan.pooler_config,
-        dtype=loaded.dtype,
-        dtype_reason=loaded.dtype_reason,
-        max_model_len=plan.max_model_len,
-        max_model_len_source=plan.max_model_len_source,
-        embedding_size=plan.embedding_size,
-        max_batch_tokens=max(max_batch_tokens, longest_sequence(plan, max_model_len)),
-        max_batch_size=max_batch_size,
-        quantization=quantization,
-    )
+    longest = longest_sequence(plan, max_model_len)
+    max_batch_tokens = max(max_batch_tokens, longest)  # the longest sequence always fits
+    with device.in_use(), meter.explaining():
+        loaded = load_weights(
+            plan,
+            files,
+            dtype=dtype,
+            max_model_len=max_model_len,
+            quantization=quantization,
+            device=device,
+            meter=meter,
+        )
+        memory = None
+        if device.is_cuda:
+            memory = _device_memory(loaded, max_batch_tokens, max_batch_size, placement, meter)
+            meter.check(memory)
+        model = PoolingModel(
+            architecture=plan.architecture,
+            backbone=loaded.backbone,
+            heads=loaded.heads,
+            task=plan.task,
+            hf_config=plan.hf_config,
+            pooler_config=plan.pooler_config,
+            dtype=loaded.dtype,
+            dtype_reason=loaded.dtype_reason,
+            max_model_len=plan.max_model_len,
+            max_model_len_source=plan.max_model_len_source,
+            embedding_size=plan.embedding_size,
+            max_batch_tokens=max_batch_tokens,
+            max_batch_size=max_batch_size,
+            quantization=quantization,
+            device=device,
+        )
+        if memory is not None:
+            cuda_start.start(model, longest, placement, memory, meter)
+    return model
 
 
 def longest_sequence(plan: Plan, max_model_len: int | None) -> int:
@@ -94,12 +136,13 @@ def longest_sequence(plan: Plan, max_model_len: int | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class LoadedWeights:
-    """What a plan's checkpoint became. heads: by task."""
+    """What a plan's checkpoint became. heads: by task. num_bytes: as the sizes in the checkpoint have it."""
 
     backbone: Backbone
     heads: dict[str, TaskHead]
     dtype: str
     dtype_reason: str
+    num_bytes: int
 
 
 def load_weights(
@@ -110,28 +153,33 @@ def load_weights(
     max_model_len: int | None = None,
     quantization: str | None = None,
     has_numbers: bool = True,
+    device: Device = CPU,
+    meter: MemoryMeter | None = None,
 ) -> LoadedWeights:
     """Take the tensors of a plan; the arguments are those of `load_model`.
 
     has_numbers False reads the headers of the files only: the parts have every size and cannot be run. That is for
-    families of this package, not for what transformers loads. Raises ConfigError or WeightsError.
+    families of this package, not for what transformers loads. Raises ConfigError or WeightsError, or DeviceError where
+    the meter's device has too little memory.
     """
-    weights = WeightMap(files.weight_files(), has_numbers=has_numbers)
+    weights = WeightMap(files.weight_files(), device, has_numbers=has_numbers)
     longest = longest_sequence(plan, max_model_len)
     loader = plan.family.backbone
+    backbone: Backbone
     if quantization is not None:
         dtype = _dtype_beside_int8(dtype, plan)
-    backbone: Backbone
     if isinstance(loader, Outline):
         assert has_numbers
-        dtype, reason = resolve_dtype(dtype, weights.dtype(weights.largest()))
-        parts = load_parts(files, loader, plan.hf_config.num_labels, dtype)
+        dtype, reason = resolve_dtype(dtype, weights.dtype(weights.largest()), device.kind)
+        num_bytes = _checked_size(weights, None, dtype, meter)
+        parts = load_parts(files, loader, plan.hf_config.num_labels, dtype, device)
         backbone, classifier = parts.backbone, taken_classifier(plan, parts)
     else:
         prefix = weights.prefix(plan.family.prefixes, loader.word_table)
-        dtype, reason = resolve_dtype(dtype, weights.dtype(prefix + loader.word_table))
-        backbone_tensors = [prefix + name for name in loader.tensor_names(plan.shape)]
-        weights.require(backbone_tensors + head_tensors(plan, weights, prefix))
+        dtype, reason = resolve_dtype(dtype, weights.dtype(prefix + loader.word_table), device.kind)
+        needed = [prefix + name for name in loader.tensor_names(plan.shape)] + head_tensors(plan, weights, prefix)
+        weights.require(needed)
+        num_bytes = _checked_size(weights, needed, dtype, meter)
         if quantization is not None:
             assert isinstance(loader, Int8Loader)  # _dtype_beside_int8
             reason = "beside int8"
@@ -140,7 +188,30 @@ def load_weights(
             backbone = loader.load(weights, prefix, plan.shape, dtype, longest)
         classifier = load_classifier(plan, weights, prefix)
         weights.finish(ignore=[pattern.replace("{}", re.escape(prefix)) for pattern in _ignored(plan)])
-    return LoadedWeights(backbone, load_heads(plan, files, classifier, has_numbers=has_numbers), dtype, reason)
+    heads = load_heads(plan, files, classifier, device, has_numbers=has_numbers)
+    return LoadedWeights(backbone, heads, dtype, reason, num_bytes)
+
+
+def _checked_size(weights: WeightMap, names: list[str] | None, dtype: str, meter: MemoryMeter | None) -> int:
+    """Bytes of those tensors (None: all) in the dtype; what cannot fit is refused before any of it is read."""
+    size = weights.total_numbers(names) * ITEM_BYTES[dtype]
+    if meter is not None:
+        meter.check(DeviceMemory(weights=size, arena=0))
+    return size
+
+
+def _device_memory(
+    loaded: LoadedWeights, num_tokens: int, num_seqs: int, placement: Placement, meter: MemoryMeter
+) -> DeviceMemory:
+    """What is on the device now, and what will be beside graphs."""
+    grown = meter.settled_growth()
+    if grown is not None:  # by the workspace of the products too
+        grown -= placement.device.kernels.workspace_bytes
+    return DeviceMemory(
+        weights=loaded.num_bytes if grown is None else grown,
+        arena=pass_arena_size(loaded.backbone, num_tokens, num_seqs, placement.device),
+        buffers=cuda_start.buffer_bytes(num_tokens, num_seqs, placement),
+    )
 
 
 def _dtype_beside_int8(dtype: str, plan: Plan) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from assay import ops
+from assay.device import CPU
 from assay.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from assay.batch import RaggedBatch
+    from assay.device import Device
 
 NAME = "assay_packed"
 """What transformers knows our functions by."""
@@ -35,21 +37,21 @@ _BIASES = ("s_aux", "position_bias", "alibi", "attn_bias")
 class PackedSequences:
     """Which sequences the forward pass in progress runs on; one object per model, shared by its modules."""
 
-    cu_seqlens: Tensor | None = None
-    max_seqlen: int = 0
+    device: Device = CPU
+    batch: RaggedBatch | None = None
     num_calls: int = 0
     """Attention layers that ran since `start`."""
 
     def start(self, batch: RaggedBatch) -> None:
         """A forward pass on `batch` begins."""
-        self.cu_seqlens, self.max_seqlen, self.num_calls = batch.cu_seqlens, batch.max_seqlen, 0
+        self.batch, self.num_calls = batch, 0
 
     def longest(self) -> tuple[int, int]:
         """First token and length of a longest sequence."""
-        assert self.cu_seqlens is not None
-        lengths = self.cu_seqlens.diff()
-        index = int(lengths.argmax())
-        return int(self.cu_seqlens[index]), int(lengths[index])
+        assert self.batch is not None
+        lengths = self.batch.seqlens()
+        index = lengths.index(max(lengths))
+        return sum(lengths[:index]), lengths[index]
 
 
 @dataclass(slots=True)
@@ -65,7 +67,7 @@ class MaskRule:
         Raises UnsupportedModelError for a rule that is no such window.
         """
         if self._window is None:
-            self._window = _window_of(self.is_visible, *sequences.longest())
+            self._window = _window_of(self.is_visible, *sequences.longest(), sequences.device.torch_device)
         return self._window
 
 
@@ -100,7 +102,8 @@ def attention(
     head_dim]. No mask means that every token of a sequence sees every other.
     """
     sequences: PackedSequences | None = getattr(module, SEQUENCES, None)
-    if sequences is None or sequences.cu_seqlens is None:
+    batch = None if sequences is None else sequences.batch
+    if sequences is None or batch is None:
         raise UnsupportedModelError(f"{type(module).__name__} was called outside a packed forward pass")
     window = (_UNLIMITED, _UNLIMITED)
     if isinstance(attention_mask, MaskRule):
@@ -110,7 +113,7 @@ def attention(
     for name in _BIASES:
         if kwargs.get(name) is not None:
             raise UnsupportedModelError(f"{type(module).__name__} adds {name} to the attention scores")
-    num_tokens = int(sequences.cu_seqlens[-1])
+    num_tokens = batch.num_tokens
     if query.shape[0] != 1 or query.shape[2] != num_tokens or key.shape[2] != num_tokens:
         raise UnsupportedModelError(
             f"{type(module).__name__} attends from {list(query.shape)} to {list(key.shape)}: "
@@ -120,11 +123,12 @@ def attention(
         _token_major(query),
         _token_major(key),
         _token_major(value),
-        sequences.cu_seqlens,
-        sequences.max_seqlen,
+        batch.cu_seqlens,
+        batch.max_seqlen,
         softmax_scale=scaling,
         window_size=window,
         soft_cap=softcap or 0.0,
+        device=sequences.device,
     )
     sequences.num_calls += 1
     return out.unsqueeze(0), None
@@ -137,15 +141,18 @@ def _token_major(tensor: Tensor) -> Tensor:
     return rows if rows.stride()[1:] == (head_dim, 1) else rows.contiguous()
 
 
-def _window_of(is_visible: Callable[..., Tensor], first: int, length: int) -> tuple[int, int]:
-    """The window of a rule over the `length` tokens from `first` on, checked at rows spread over all of them."""
+def _window_of(is_visible: Callable[..., Tensor], first: int, length: int, place: str = "cpu") -> tuple[int, int]:
+    """The window of a rule over the `length` tokens from `first` on, checked at rows spread over all of them.
+
+    place: where the rule's own tensors lie. On a GPU this waits for it.
+    """
     import torch
 
     rows = torch.linspace(0, length - 1, min(length, _MAX_PROBES)).round().long()
     keys = torch.arange(length)
-    zero = torch.zeros((1, 1, 1, 1), dtype=torch.long)
-    seen = is_visible(zero, zero, rows.view(1, 1, -1, 1) + first, keys.view(1, 1, 1, -1) + first)
-    seen = seen.expand(1, 1, len(rows), length)[0, 0]
+    zero = torch.zeros((1, 1, 1, 1), dtype=torch.long, device=place)
+    queries, all_keys = (rows.view(1, 1, -1, 1) + first).to(place), (keys.view(1, 1, 1, -1) + first).to(place)
+    seen = is_visible(zero, zero, queries, all_keys).expand(1, 1, len(rows), length)[0, 0].cpu()
     left = int((rows - seen.int().argmax(dim=1)).max())
     right = int((length - 1 - seen.flip(1).int().argmax(dim=1) - rows).max())
     distance = rows.unsqueeze(1) - keys

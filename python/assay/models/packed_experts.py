@@ -6,13 +6,15 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from assay import ops
+from assay.device import CPU
 from assay.layers import Linear, float32, in_dtype
 from assay.models.packed_products import lanes, product
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from assay.device import Device
 
 
 def is_experts(module: Any) -> bool:
@@ -53,33 +55,32 @@ class RouterWeight:
         return product(args[1].linear, args[0])
 
 
-def pack_experts(module: Any, arithmetic: str) -> None:
+def pack_experts(module: Any, arithmetic: str, device: Device = CPU) -> None:
     """Let every router and every group of experts inside compute by our kernel, and free their weights."""
     for part in module.modules():
         if is_router(part):
-            weight = RouterWeight(_linear(part.weight.detach(), None, "float32"))
+            weight = RouterWeight(_linear(part.weight.detach(), None, "float32", device))
             del part.weight
             part.weight = weight
         elif is_experts(part):
-            ups = _linears(part, "gate_up_proj" if part.has_gate else "up_proj", arithmetic)
-            downs = _linears(part, "down_proj", arithmetic)
+            ups = _linears(part, "gate_up_proj" if part.has_gate else "up_proj", arithmetic, device)
+            downs = _linears(part, "down_proj", arithmetic, device)
             act = part._apply_gate if part.has_gate else part.act_fn
             part.forward = functools.partial(_run_experts, list(zip(ups, downs, strict=True)), act)
 
 
-def _linears(module: Any, name: str, arithmetic: str) -> list[Linear]:
+def _linears(module: Any, name: str, arithmetic: str, device: Device) -> list[Linear]:
     """One packed layer per expert; the parameter of all of them goes."""
     weights = getattr(module, name).detach()
     weights = weights.transpose(1, 2) if module.is_transposed else weights
     biases = getattr(module, f"{name}_bias").detach() if module.has_bias else [None] * len(weights)
-    linears = [_linear(weight, bias, arithmetic) for weight, bias in zip(weights, biases, strict=True)]
+    linears = [_linear(weight, bias, arithmetic, device) for weight, bias in zip(weights, biases, strict=True)]
     setattr(module, name, None)
     return linears
 
 
-def _linear(weight: Tensor, bias: Tensor | None, arithmetic: str) -> Linear:
-    packed = ops.pack_weight(in_dtype(weight, arithmetic), None if bias is None else float32(bias), arithmetic)
-    return Linear(packed, in_features=weight.shape[1], out_features=weight.shape[0])
+def _linear(weight: Tensor, bias: Tensor | None, arithmetic: str, device: Device) -> Linear:
+    return Linear.pack(in_dtype(weight, arithmetic), None if bias is None else float32(bias), arithmetic, device)
 
 
 def _run_experts(
@@ -93,12 +94,13 @@ def _run_experts(
     from torch.nn.functional import pad
 
     out = torch.zeros_like(hidden_states)
+    multiple = lanes(hidden_states.dtype, is_cuda=hidden_states.is_cuda)
     for index, (up, down) in enumerate(experts):
         token_idx, rank = torch.where(top_k_index == index)
         num_rows = len(token_idx)
         if num_rows == 0:
             continue
-        rows = pad(hidden_states[token_idx], (0, 0, 0, -num_rows % lanes(hidden_states.dtype)))
+        rows = pad(hidden_states[token_idx], (0, 0, 0, -num_rows % multiple))
         rows = product(down, act(product(up, rows)))[:num_rows]
         out.index_add_(0, token_idx, (rows * top_k_weights[token_idx, rank, None]).to(out.dtype))
     return out

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from assay import ops
 from assay.arena import Arena
-from assay.models.plan import ALL_TOKENS
+from assay.device import CPU
+from assay.models.forward_pass import EmbeddingHead, PassInputs, TaskHead, forward_pass, pass_arena_size, row_flags
 from assay.models.transformers_backbone import TransformersBackbone
-from assay.pooler import ClassifierHead, normalized, pool
+from assay.pooler import ClassifierHead, normalized
 from assay.tasks import SCORE_KINDS
 
 if TYPE_CHECKING:
@@ -17,30 +17,11 @@ if TYPE_CHECKING:
 
     from assay.batch import RaggedBatch
     from assay.config import PoolerConfig
+    from assay.device import Device
     from assay.hf_config import HFConfig
+    from assay.models.cuda_pass import CudaPass
+    from assay.models.device_memory import DeviceMemory
     from assay.models.family import Backbone
-    from assay.models.sentence_transformer import Dense
-
-
-@dataclass(frozen=True, slots=True)
-class EmbeddingHead:
-    """Dense layers in order, then L2 normalisation where the row asks for it."""
-
-    dense: tuple[Dense, ...] = ()
-
-    def __call__(self, pooled: Tensor) -> Tensor:
-        """Embeddings [num_rows, embedding_size] before normalisation, of pooled [num_rows, hidden_size]."""
-        for layer in self.dense:
-            pooled = layer(pooled)
-        return pooled
-
-
-@dataclass(frozen=True, slots=True)
-class TaskHead:
-    """How one task reads the hidden states. pooling: modes of `pooler.pool`, or ALL_TOKENS."""
-
-    pooling: tuple[str, ...]
-    head: ClassifierHead | EmbeddingHead
 
 
 class PoolingModel:
@@ -63,6 +44,7 @@ class PoolingModel:
         max_batch_tokens: int,
         max_batch_size: int,
         quantization: str | None = None,
+        device: Device = CPU,
     ) -> None:
         self.architecture = architecture
         self.backbone = backbone
@@ -78,7 +60,11 @@ class PoolingModel:
         self.max_batch_tokens = max_batch_tokens
         self.max_batch_size = max_batch_size
         self.quantization = quantization
-        self._arena = Arena(self.arena_size(max_batch_tokens, max_batch_size))
+        self.device = device
+        self.cuda_pass: CudaPass | None = None
+        """What runs passes on a CUDA device; set once, by `cuda_start.start`."""
+        self.device_memory: DeviceMemory | None = None
+        self._arena = Arena(self.arena_size(max_batch_tokens, max_batch_size), device)
 
     @property
     def supported_tasks(self) -> tuple[str, ...]:
@@ -150,12 +136,11 @@ class PoolingModel:
     @property
     def arithmetic(self) -> str:
         """How products are computed here, in words."""
-        kind = self.quantization or ("bfloat16" if self.dtype == "bfloat16" else "float32")
-        return str(ops.cpu_module().arithmetic_name(kind))
+        return ops.arithmetic_name(self.quantization or self.dtype, self.device)
 
     def arena_size(self, num_tokens: int, num_seqs: int) -> int:
         """Bytes of working memory for batches up to this size."""
-        return self.backbone.arena_size(num_tokens, num_seqs)
+        return pass_arena_size(self.backbone, num_tokens, num_seqs, self.device)
 
     def run(
         self, batch: RaggedBatch, use_activation: list[bool], dimensions: list[int | None] | None = None
@@ -164,32 +149,25 @@ class PoolingModel:
 
         use_activation and dimensions hold one entry per sequence. Raises ValueError for an empty sequence.
         """
-        import torch
-
         if batch.num_seqs == 0:
             return []
         lengths = batch.seqlens()
         if min(lengths) == 0:
             raise ValueError(f"sequence {lengths.index(0)} of the batch is empty: there is nothing to pool")
-        self._arena.reset()
         task = self.heads[self.task]
-        is_per_token = task.pooling == ALL_TOKENS
-        rows = self.backbone(batch, self._arena) if is_per_token else self._pooled(batch, task.pooling)
+        flags = row_flags(use_activation, batch, task)
+        inputs = PassInputs.of(self.backbone.positioned(batch), task, flags)
+        rows = self.forward(inputs) if self.cuda_pass is None else self.cuda_pass(inputs)
         if isinstance(task.head, EmbeddingHead):
-            counts = lengths if is_per_token else [1] * batch.num_seqs
-            results = _finished(task.head(rows), counts, use_activation, dimensions)
-            return results if is_per_token else [result[0] for result in results]
-        flags = torch.tensor(use_activation, dtype=torch.uint8)
-        if not is_per_token:
-            return list(task.head(rows, flags).unbind(0))
-        return list(task.head(rows, flags.repeat_interleave(batch.cu_seqlens.diff())).split_with_sizes(lengths))
+            counts = lengths if task.is_per_token else [1] * batch.num_seqs
+            results = _finished(rows, counts, use_activation, dimensions)
+            return results if task.is_per_token else [result[0] for result in results]
+        scores = task.head.finish(rows, flags)
+        return list(scores.split_with_sizes(lengths) if task.is_per_token else scores.unbind(0))
 
-    def _pooled(self, batch: RaggedBatch, modes: tuple[str, ...]) -> Tensor:
-        if modes == ("cls",):
-            return self.backbone(batch, self._arena, batch.cu_seqlens[:-1])
-        if modes == ("last_token",):
-            return self.backbone(batch, self._arena, batch.cu_seqlens[1:] - 1)
-        return pool(self.backbone(batch, self._arena), batch, modes)
+    def forward(self, inputs: PassInputs) -> Tensor:
+        """The rows of a result for inputs that lie where the model runs; see `forward_pass`."""
+        return forward_pass(self.backbone, self.heads[self.task], inputs, self._arena, self.device)
 
 
 def _finished(

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from assay.device import CPU
 from assay.errors import ConfigError, UnsupportedModelError
 from assay.hf_config import read_json
 from assay.layers import HEAD_ARITHMETIC, Linear
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from assay.device import Device
     from assay.files import ModelFiles
     from assay.hf_config import HFConfig
 
@@ -171,11 +173,13 @@ def _read_dense(folder: Path) -> DenseConfig:
     )
 
 
-def load_dense(files: ModelFiles, modules: Modules, *, has_numbers: bool = True) -> tuple[Dense, ...]:
+def load_dense(
+    files: ModelFiles, modules: Modules, device: Device = CPU, *, has_numbers: bool = True
+) -> tuple[Dense, ...]:
     """The Dense layers' tensors, each from its own folder. has_numbers: see `WeightMap`."""
     layers = []
     for config in modules.dense:
-        weights = WeightMap(files.weight_files(config.folder), has_numbers=has_numbers)
+        weights = WeightMap(files.weight_files(config.folder), device, has_numbers=has_numbers)
         sizes = (config.out_features, config.in_features)
         linear = Linear.load(weights, "linear", sizes, HEAD_ARITHMETIC, has_bias=config.has_bias)
         weights.finish()

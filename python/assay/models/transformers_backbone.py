@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from assay.batch import RaggedBatch
+from assay.device import CPU
 from assay.models.packed_attention import SEQUENCES, PackedSequences
 from assay.models.packed_experts import pack_experts
 from assay.models.packed_products import lanes, one_thread, pack_products
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from assay.arena import Arena
+    from assay.device import Device
     from assay.models.transformers_class import TransformersShape
 
 
@@ -26,25 +28,31 @@ class TransformersBackbone:
     sequences: PackedSequences
 
     @classmethod
-    def prepare(cls, module: Any, shape: TransformersShape, arithmetic: str) -> TransformersBackbone:
+    def prepare(
+        cls, module: Any, shape: TransformersShape, arithmetic: str, device: Device = CPU
+    ) -> TransformersBackbone:
         """Take over a loaded module: its linear layers are packed, and each submodule learns of the sequences."""
-        sequences = PackedSequences()
+        sequences = PackedSequences(device)
         for part in module.modules():
             setattr(part, SEQUENCES, sequences)
         module.config.use_cache = False
-        pack_products(module, arithmetic)
-        pack_experts(module, arithmetic)
+        pack_products(module, arithmetic, device)
+        pack_experts(module, arithmetic, device)
         return cls(shape, module, sequences)
 
     def arena_size(self, num_tokens: int, num_seqs: int) -> int:
         """Bytes of arena one call needs: none, transformers allocates what it needs."""
         return 0
 
+    def positioned(self, batch: RaggedBatch) -> RaggedBatch:
+        """Positions are those of `pack`."""
+        return batch
+
     def __call__(self, batch: RaggedBatch, arena: Arena, rows: Tensor | None = None) -> Tensor:
         """Hidden states [num_tokens, hidden_size] float32, or with rows [num_seqs] only those."""
         import torch
 
-        padded = _padded(batch, lanes(self.module.dtype))
+        padded = _padded(batch, lanes(self.module.dtype, is_cuda=batch.input_ids.is_cuda))
         ids = {"input_ids": padded.input_ids, "position_ids": padded.position_ids}
         if padded.token_type_ids is not None and self.shape.type_vocab_size:
             ids["token_type_ids"] = padded.token_type_ids
@@ -61,14 +69,21 @@ def _padded(batch: RaggedBatch, multiple: int) -> RaggedBatch:
     from torch.nn.functional import pad
 
     extra = -batch.num_tokens % multiple
-    ends = torch.arange(batch.num_tokens + 1, batch.num_tokens + extra + 1, dtype=torch.int32)
-    types = batch.token_type_ids
+    ends = torch.arange(
+        batch.num_tokens + 1, batch.num_tokens + extra + 1, dtype=torch.int32, device=batch.cu_seqlens.device
+    )
+    types, known = batch.token_type_ids, batch.known_seqlens
+
+    def extended(column: Tensor) -> Tensor:  # by its first value, which need not be read back from a device
+        return torch.cat([column, column[:1].expand(extra)])
+
     return RaggedBatch(
-        input_ids=pad(batch.input_ids, (0, extra), value=int(batch.input_ids[0])),
-        position_ids=pad(batch.position_ids, (0, extra), value=int(batch.position_ids[0])),
+        input_ids=extended(batch.input_ids),
+        position_ids=extended(batch.position_ids),
         token_type_ids=None if types is None else pad(types, (0, extra)),
         cu_seqlens=torch.cat([batch.cu_seqlens, ends]),
         max_seqlen=batch.max_seqlen,
         num_tokens=batch.num_tokens + extra,
         num_seqs=batch.num_seqs + extra,
+        known_seqlens=None if known is None else [*known, *[1] * extra],
     )

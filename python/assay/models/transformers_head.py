@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from assay import ops
+from assay.device import CPU
 from assay.errors import UnsupportedModelError, WeightsError
 from assay.layers import HEAD_ARITHMETIC, Linear, float32
 from assay.models.packed_products import lanes, one_thread, pack_products
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from assay.device import Device
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +28,9 @@ class HeadModules:
         from torch.nn.functional import pad
 
         num_rows, width = pooled.shape
-        if width % lanes(pooled.dtype):
-            pooled = pad(pooled, (0, 0, 0, -num_rows % lanes(pooled.dtype)))
+        multiple = lanes(pooled.dtype, is_cuda=pooled.is_cuda)
+        if width % multiple or pooled.is_cuda:
+            pooled = pad(pooled, (0, 0, 0, -num_rows % multiple))
         with torch.inference_mode(), one_thread():
             hidden_states = pooled.unsqueeze(1)
             for module in self.modules:
@@ -57,7 +60,9 @@ def drop_pooler(backbone: Any) -> None:
             setattr(backbone, name, nn.Identity())
 
 
-def take_head(modules: list[Any], architecture: str, num_labels: int) -> tuple[HeadModules | None, Linear]:
+def take_head(
+    modules: list[Any], architecture: str, num_labels: int, device: Device = CPU
+) -> tuple[HeadModules | None, Linear]:
     """The modules before the last linear layer (None where there are none), and that layer.
 
     Raises UnsupportedModelError or WeightsError.
@@ -82,8 +87,7 @@ def take_head(modules: list[Any], architecture: str, num_labels: int) -> tuple[H
     if modules:
         for module in modules:
             module.float()
-            pack_products(module, HEAD_ARITHMETIC)
+            pack_products(module, HEAD_ARITHMETIC, device)
         head = HeadModules(tuple(modules))
     bias = None if classifier.bias is None else float32(classifier.bias.detach())
-    packed = ops.pack_weight(float32(classifier.weight.detach()), bias, HEAD_ARITHMETIC)
-    return head, Linear(packed, classifier.in_features, classifier.out_features)
+    return head, Linear.pack(float32(classifier.weight.detach()), bias, HEAD_ARITHMETIC, device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from assay.device import CPU
 from assay.errors import WeightsError
 from assay.models.packed_attention import NAME
 from assay.models.transformers_backbone import TransformersBackbone
@@ -15,24 +16,25 @@ from assay.models.transformers_parts import LoadedParts
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from assay.device import Device
     from assay.files import ModelFiles
     from assay.models.transformers_class import Outline
 
 
-def load_parts(files: ModelFiles, outline: Outline, num_labels: int, dtype: str) -> LoadedParts:
+def load_parts(files: ModelFiles, outline: Outline, num_labels: int, dtype: str, device: Device = CPU) -> LoadedParts:
     """Read the weights, take the model apart, and check it against transformers.
 
     Raises WeightsError or UnsupportedModelError.
     """
-    model = _from_pretrained(files, outline, dtype)
+    model = _from_pretrained(files, outline, dtype).to(device.torch_device)
     expected = Expected.measure(model, outline)
     has_head, has_pooler = outline.head != "embedding", outline.head == "sequence"
     modules = list(head_modules(model, has_pooler=has_pooler).values())
     drop_pooler(model.base_model)
-    backbone = TransformersBackbone.prepare(model.base_model, outline.shape, dtype)
+    backbone = TransformersBackbone.prepare(model.base_model, outline.shape, dtype, device)
     parts = LoadedParts(backbone)
     if has_head:
-        parts = LoadedParts(backbone, *take_head(modules, outline.architecture, num_labels))
+        parts = LoadedParts(backbone, *take_head(modules, outline.architecture, num_labels, device))
     check_packing(parts, outline, expected, dtype)
     return parts
 

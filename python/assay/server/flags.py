@@ -49,6 +49,7 @@ ENGINE_OPTIONS: Final[dict[str, type]] = {
     "revision": str,
     "tokenizer-revision": str,
     "hf-token": str,
+    "device": str,
     "dtype": str,
     "quantization": str,
     "quantization-data": str,
