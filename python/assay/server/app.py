@@ -117,7 +117,8 @@ def _add_routes(app: FastAPI, state: ServerState) -> None:
     if state.settings.tokenizer_info:
         gets["/tokenizer_info"] = info.tokenizer
     # Plain routes: the bodies are read and checked by hand, and the framework's machinery for arguments costs time.
-    app.router.routes += [_route(path, handler, "POST") for path, handler in posts.items()]
+    # Routes are tried in order, and these are the busy ones.
+    app.router.routes[:0] = [_route(path, handler, "POST") for path, handler in posts.items()]
     app.router.routes += [_route(path, handler, "GET") for path, handler in gets.items()]
     app.router.routes.append(_route("/ping", info.health, "POST"))
     app.openapi = lambda: page(app.title, app.version, [*posts, "/ping"], gets)  # type: ignore[method-assign]

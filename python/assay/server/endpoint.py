@@ -126,7 +126,8 @@ class Endpoint:
         now = time.perf_counter()
         headers = reply_headers(answer, now - start)
         headers.update(payload.headers or {})
-        self._state.metrics.answered(answer, now - start, now - written)
+        # Counted once the reply is on its way: the client need not wait for that.
+        asyncio.get_running_loop().call_soon(self._state.metrics.answered, answer, now - start, now - written)
         request.scope[RECORD].update(
             model=answer.model.name,
             request_id=stamp.request_id[:200],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -66,6 +67,8 @@ def serve(settings: ServerSettings) -> int:
         app = create_app(models, settings, on_death=on_death)
         state = app.state.server
         server = StoppableServer(uvicorn_config(app, settings), state.lifecycle)
+        gc.collect()
+        gc.freeze()  # what is loaded stays: no later collection walks it while a request waits
         if threading.current_thread() is threading.main_thread():  # where else handlers can be set
             signal.signal(signal.SIGHUP, lambda *_: state.keys.reload())
         server.run()
