@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <string>
 
+#include "bind_names.h"
 #include "common/check.h"
 #include "common/types.h"
 
@@ -34,21 +35,11 @@ inline void check_size(std::int64_t size, const char* name, std::int64_t low, st
   ASSAY_CHECK(size >= low && size <= high, name, " must be ", low, " to ", high, ", got ", size);
 }
 
-inline Activation activation_by_name(const std::string& activation, const char* name) {
-  if (activation == "none") return Activation::kNone;
-  if (activation == "gelu") return Activation::kGeluErf;
-  if (activation == "gelu_tanh") return Activation::kGeluTanh;
-  if (activation == "relu") return Activation::kRelu;
-  if (activation == "silu") return Activation::kSilu;
-  ASSAY_CHECK(activation == "tanh", name, "='", activation, "': choose one of none, gelu, gelu_tanh, relu, silu, tanh");
-  return Activation::kTanh;
-}
+inline constexpr Named<DType> kFloatTypes[] = {
+    {"float32", DType::kFloat32}, {"float16", DType::kFloat16}, {"bfloat16", DType::kBFloat16}};
 
 inline DType float_type_by_name(const std::string& dtype, const char* name) {
-  if (dtype == "float32") return DType::kFloat32;
-  if (dtype == "float16") return DType::kFloat16;
-  ASSAY_CHECK(dtype == "bfloat16", name, "='", dtype, "': choose one of float32, float16, bfloat16");
-  return DType::kBFloat16;
+  return by_name(kFloatTypes, dtype, name);
 }
 
 // One per file: what it adds to the module.

@@ -54,7 +54,7 @@ void rotary(Pointer q, std::int64_t q_stride, std::int64_t num_heads, Pointer k,
 void gated_activation(Pointer gate_up, Pointer out, const std::string& activation, const std::string& dtype,
                       Pointer num_live_rows, std::int64_t num_rows, std::int64_t inner_size, Pointer stream) {
   const DType type = float_type_by_name(dtype, "dtype");
-  const Activation kind = activation_by_name(activation, "activation");
+  const Activation kind = by_name(kActivations, activation, "activation");
   check_size(num_rows, "num_rows", 0, kMaxBlocks);
   check_size(inner_size, "inner_size", 1, kMaxBlocks);
   if (num_rows == 0) return;

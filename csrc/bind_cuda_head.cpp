@@ -7,19 +7,12 @@ namespace {
 
 constexpr std::int64_t kMaxCols = 65535 * 32;  // CUDA's limit of blocks in the second dimension, at 32 columns a block
 
-Pooling pooling_by_name(const std::string& name) {
-  if (name == "cls") return Pooling::kCls;
-  if (name == "last_token") return Pooling::kLastToken;
-  ASSAY_CHECK(name == "mean", "pooling='", name, "': choose one of cls, last_token, mean");
-  return Pooling::kMean;
-}
-
 void pool(Pointer hidden_states, std::int64_t hidden_stride, Pointer cu_seqlens, const std::string& pooling,
           Pointer out, std::int64_t num_seqs, std::int64_t hidden_size, const std::string& dtype, Pointer stream) {
   check_size(num_seqs, "num_seqs", 0, kMaxBlocks);
   check_size(hidden_size, "hidden_size", 1, kMaxCols);
   check_size(hidden_stride, "hidden_stride", hidden_size, INT64_MAX);
-  const Pooling kind = pooling_by_name(pooling);
+  const Pooling kind = by_name(kPoolings, pooling, "pooling");
   const DType type = float_type_by_name(dtype, "dtype");
   if (num_seqs == 0) return;
   launch_pool({.hidden_states = required<const void>(hidden_states, "hidden_states"),
@@ -42,7 +35,7 @@ void classifier_head(Pointer pooled, Pointer dense_weight, Pointer dense_bias, c
   check_size(dense_size, "dense_size", dense_weight == 0 ? 0 : 1, kMaxCols);
   check_size(num_labels, "num_labels", 1, INT64_MAX);
   ASSAY_CHECK(logit_sigma != 0.0f, "logit_sigma cannot be 0 (division by zero)");
-  const Activation activation = activation_by_name(dense_activation, "dense_activation");
+  const Activation activation = by_name(kActivations, dense_activation, "dense_activation");
   if (num_rows == 0) return;
   if (dense_weight != 0) required<float>(dense_buffer, "dense_buffer");
   launch_classifier_head({.pooled = required<const float>(pooled, "pooled"),

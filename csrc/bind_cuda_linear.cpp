@@ -150,11 +150,11 @@ Product choose_product(const BoundWeight& weight, Activation activation, BoundLi
   if (library == nullptr || !library->chooser || !is_for_library(weight.view, activation)) {
     return {.weight = weight.view, .activation = activation};
   }
-  const void* library_bias = nullptr;
+  const void* cublas_lt_bias = nullptr;
   if (weight.view.bias != nullptr) {
     // The library adds a bias of the output's dtype.
     const py::object rounded = weight.bias.attr("to")(weight.weight.attr("dtype"));
-    library_bias = required_device_view(rounded, "bias").data;
+    cublas_lt_bias = required_device_view(rounded, "bias").data;
     kept.push_back(rounded);
   }
   py::object scratch;
@@ -164,7 +164,7 @@ Product choose_product(const BoundWeight& weight, Activation activation, BoundLi
                                   py::arg("device") = weight.weight.attr("device"));
     return required_device_view(scratch, "scratch").data;
   };
-  const Product product = library->chooser->choose(weight.view, activation, library_bias, allocate, stream);
+  const Product product = library->chooser->choose(weight.view, activation, cublas_lt_bias, allocate, stream);
   if (!product.is_own()) kept.push_back(library->workspace);
   return product;
 }

@@ -56,6 +56,12 @@ class Config:
     softmax_scale: float = 0.3
     epsilon: float = 1e-5
 
+    def settings(self) -> dict[str, Any]:
+        """What a transformer layer takes beside tensors."""
+        named = ("norm", "epsilon", "activation", "is_gated", "num_heads", "num_kv_heads", "head_dim", "softmax_scale")
+        switches = ("is_causal", "window_size", "soft_cap", "rotary_dim", "is_rotary_interleaved")
+        return {name: getattr(self, name) for name in (*named, *switches)}
+
 
 LLAMA = Config()
 FAMILIES = {
@@ -106,6 +112,27 @@ FAMILIES = {
     ),
 }
 """A configuration per kind of model; together they switch every part on and off."""
+
+WRONG_WEIGHTS: list[tuple[dict[str, Any], str]] = [
+    ({"num_heads": 3}, "num_heads 3 must be a multiple of num_kv_heads, got 2"),
+    ({"num_heads": 0}, "num_heads must be >= 1, got 0"),
+    ({"head_dim": 12}, "head_dim must be a multiple of 8 from 8 to 256, got 12"),
+    ({"head_dim": 24}, r"qkv must be \[192, 48\], got \[128, 48\]"),
+    ({"mlp_down": "attn_out"}, r"mlp_down must be \[48, 72\], got \[48, 64\]"),
+    ({"attn_out": "mlp_down"}, r"attn_out must be \[48, 64\], got \[48, 72\]"),
+    ({"is_gated": False}, "mlp_up must be a plain weight, got a gated one"),
+    ({"norm": "batch"}, "norm='batch': choose one of layer, rms"),
+    ({"activation": "swish"}, "activation='swish': choose one of none, gelu"),
+    ({"epsilon": float("nan")}, "epsilon must be finite and >= 0, got nan"),
+    ({"softmax_scale": 0.0}, "softmax_scale must be finite and > 0, got 0"),
+    ({"soft_cap": -1.0}, "soft_cap must be finite and >= 0, got -1"),
+    ({"window_size": (-2, 0)}, r"window_size must be two numbers >= -1, got \(-2, 0\)"),
+    ({"rotary_dim": 18}, "rotary_dim must be an even number from 0 to head_dim 16, got 18"),
+    ({"rotary_dim": 7}, "rotary_dim must be an even number from 0 to head_dim 16, got 7"),
+    ({"q_norm": reference.poisoned(47)}, r"q_norm must have shape \[16\], got \[47\]"),
+    ({"k_norm": torch.ones(16).bfloat16()}, "k_norm must be float32, got bfloat16"),
+]
+"""Arguments that do not fit the layer of LLAMA, and what is said of them; a text names a weight to take instead."""
 
 NUM_POSITIONS = 1024
 
@@ -160,25 +187,12 @@ class Layer:
 
     def fuse(self, **changes: Any) -> TransformerLayer:
         """The layer under test; `changes` replace arguments."""
-        c = self.config
         arguments: dict[str, Any] = dict(
             **self.packed(),
             **self.norms,
-            norm=c.norm,
-            epsilon=c.epsilon,
             q_norm=self.q_norm,
             k_norm=self.k_norm,
-            activation=c.activation,
-            is_gated=c.is_gated,
-            num_heads=c.num_heads,
-            num_kv_heads=c.num_kv_heads,
-            head_dim=c.head_dim,
-            softmax_scale=c.softmax_scale,
-            is_causal=c.is_causal,
-            window_size=c.window_size,
-            soft_cap=c.soft_cap,
-            rotary_dim=c.rotary_dim,
-            is_rotary_interleaved=c.is_rotary_interleaved,
+            **self.config.settings(),
         )
         return TransformerLayer.fuse(**{**arguments, **changes})
 

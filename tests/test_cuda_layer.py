@@ -62,31 +62,18 @@ class Layer:
         return None if tensor is None else self.device.put(tensor)
 
     def arguments(self) -> dict[str, Any]:
-        c = self.config
         norms: dict[str, Any] = dict.fromkeys(reference_layer.NORMS)
         for name, norm in self.plain.norms.items():
             norms[name] = Norm(self.device.put(norm.weight), self.put(norm.bias))
         return dict(
             qkv=self.weight("qkv"),
             attn_out=self.weight("attn_out"),
-            mlp_up=self.weight("gate", "up") if c.is_gated else self.weight("up"),
+            mlp_up=self.weight("gate", "up") if self.config.is_gated else self.weight("up"),
             mlp_down=self.weight("down"),
             **norms,
-            norm=c.norm,
-            epsilon=c.epsilon,
             q_norm=self.put(self.plain.q_norm),
             k_norm=self.put(self.plain.k_norm),
-            activation=c.activation,
-            is_gated=c.is_gated,
-            num_heads=c.num_heads,
-            num_kv_heads=c.num_kv_heads,
-            head_dim=c.head_dim,
-            softmax_scale=c.softmax_scale,
-            is_causal=c.is_causal,
-            window_size=c.window_size,
-            soft_cap=c.soft_cap,
-            rotary_dim=c.rotary_dim,
-            is_rotary_interleaved=c.is_rotary_interleaved,
+            **self.config.settings(),
             cublas_lt=self.cublas_lt,
             stream=self.device.stream(),
         )
@@ -295,22 +282,7 @@ def test_cuda_layer_takes_no_tokens(device: Device) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_heads": 3}, "num_heads 3 must be a multiple of num_kv_heads, got 2"),
-        ({"num_heads": 0}, "num_heads must be >= 1, got 0"),
-        ({"head_dim": 12}, "head_dim must be a multiple of 8 from 8 to 256, got 12"),
-        ({"head_dim": 24}, r"qkv must be \[192, 48\], got \[128, 48\]"),
-        ({"mlp_down": "attn_out"}, r"mlp_down must be \[48, 72\], got \[48, 64\]"),
-        ({"attn_out": "mlp_down"}, r"attn_out must be \[48, 64\], got \[48, 72\]"),
-        ({"is_gated": False}, "mlp_up must be a plain weight, got a gated one"),
-        ({"norm": "batch"}, "norm='batch': choose one of layer, rms"),
-        ({"activation": "swish"}, "activation='swish': choose one of none, gelu"),
-        ({"epsilon": float("nan")}, "epsilon must be finite and >= 0, got nan"),
-        ({"softmax_scale": 0.0}, "softmax_scale must be finite and > 0, got 0"),
-        ({"soft_cap": -1.0}, "soft_cap must be finite and >= 0, got -1"),
-        ({"window_size": (-2, 0)}, r"window_size must be two numbers >= -1, got \(-2, 0\)"),
-        ({"rotary_dim": 18}, "rotary_dim must be an even number from 0 to head_dim 16, got 18"),
-        ({"q_norm": torch.ones(47)}, r"q_norm must have shape \[16\], got \[47\]"),
-        ({"k_norm": torch.ones(16).bfloat16()}, "k_norm must be float32, got bfloat16"),
+        *reference_layer.WRONG_WEIGHTS,
         ({"attn_in_norm": Norm(torch.ones(48), torch.ones(48))}, r"attn_in_norm\.bias must be None for norm='rms'"),
         ({"mlp_out_norm": Norm(torch.ones(16), None)}, r"mlp_out_norm\.weight must have shape \[48\], got \[16\]"),
     ],

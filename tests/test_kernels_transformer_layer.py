@@ -13,7 +13,7 @@ import reference
 from assay import ops
 from assay.batch import RaggedBatch
 from assay.layers import TransformerLayer
-from reference_layer import FAMILIES, LLAMA, Config, Layer
+from reference_layer import FAMILIES, LLAMA, WRONG_WEIGHTS, Config, Layer
 
 LENGTHS = [1, 33, 0, 14, 7, 64, 15, 16, 17, 300, 2]  # around row blocks, panels and windows; more than a tile of keys
 SHORT = [5, 1, 40]
@@ -202,32 +202,7 @@ def test_transformer_layer_takes_no_tokens(isa: str) -> None:
     assert run(layer, torch.empty(0, LLAMA.hidden), [0, 0]).shape == (0, LLAMA.hidden)
 
 
-NARROW = reference.poisoned(LLAMA.hidden - 1)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"num_heads": 3}, "num_heads 3 must be a multiple of num_kv_heads, got 2"),
-        ({"num_heads": 0}, "num_heads must be >= 1, got 0"),
-        ({"head_dim": 12}, "head_dim must be a multiple of 8 from 8 to 256, got 12"),
-        ({"head_dim": 24}, r"qkv must be \[192, 48\], got \[128, 48\]"),
-        ({"mlp_down": "attn_out"}, r"mlp_down must be \[48, 72\], got \[48, 64\]"),
-        ({"attn_out": "mlp_down"}, r"attn_out must be \[48, 64\], got \[48, 72\]"),
-        ({"is_gated": False}, "mlp_up must be a plain weight, got a gated one"),
-        ({"norm": "batch"}, "norm='batch': choose one of layer, rms"),
-        ({"activation": "swish"}, "activation='swish': choose one of none, gelu"),
-        ({"epsilon": float("nan")}, "epsilon must be finite and >= 0, got nan"),
-        ({"softmax_scale": 0.0}, "softmax_scale must be finite and > 0, got 0"),
-        ({"soft_cap": -1.0}, "soft_cap must be finite and >= 0, got -1"),
-        ({"window_size": (-2, 0)}, r"window_size must be two numbers >= -1, got \(-2, 0\)"),
-        ({"rotary_dim": 18}, "rotary_dim must be an even number from 0 to head_dim 16, got 18"),
-        ({"rotary_dim": 7}, "rotary_dim must be an even number from 0 to head_dim 16, got 7"),
-        ({"q_norm": NARROW}, r"q_norm must have shape \[16\], got \[47\]"),
-        ({"k_norm": torch.ones(16).bfloat16()}, "k_norm must be float32, got bfloat16"),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("changes", "message"), WRONG_WEIGHTS, ids=str)
 def test_transformer_layer_refuses_wrong_weights(changes: dict[str, Any], message: str) -> None:
     layer = Layer(LLAMA)
     packed = layer.packed()

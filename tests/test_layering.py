@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "python" / "assay"
 
 RANKS = {
     "errors": 0,
+    "head_methods": 0,
     "device": 0,
     "tasks": 0,
     "tensor_checks": 0,

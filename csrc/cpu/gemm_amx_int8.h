@@ -34,10 +34,7 @@ struct TileInt8 {
       char* to = panel + block * kSealedBlockBytes;
       for (int r = 0; r < rows; ++r) {
         const ByteScale scale(spans[r], kInputSteps);
-        const Vec least = vec_set1(scale.least), factor = vec_set1(scale.to_int);
-        for (int i = 0; i < kDepth; i += kByteRun) {
-          store_bytes(from + r * kDepth + i, least, factor, to + r * kDepth + i);
-        }
+        scale.store<kDepth>(from + r * kDepth, to + r * kDepth);
         scales[r] = scale.from_int;
         scales[kRows + r] = scale.least;
       }

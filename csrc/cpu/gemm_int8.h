@@ -41,11 +41,7 @@ struct Int8 {
         RunSpan span;
         span.add<kDepth>(from + r * kDepth);
         const ByteScale scale(span, kInputSteps);
-        const Vec least = vec_set1(scale.least), factor = vec_set1(scale.to_int);
-        // In place: each step writes behind what it has read.
-        for (int i = 0; i < kDepth; i += kByteRun) {
-          store_bytes(from + r * kDepth + i, least, factor, to + r * kDepth + i);
-        }
+        scale.store<kDepth>(from + r * kDepth, to + r * kDepth);
         scales[r] = scale.from_int;
         scales[kRows + r] = scale.least;
       }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "cuda/convert.cuh"
 #include "cuda/device.cuh"
 
 namespace assay::cuda {
@@ -36,20 +37,6 @@ __device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
-// Two numbers rounded to T, in one word of memory.
-template <typename T>
-__device__ inline std::uint32_t rounded_word(float low, float high);
-template <>
-__device__ inline std::uint32_t rounded_word<__half>(float low, float high) {
-  return static_cast<std::uint32_t>(__half_as_ushort(__float2half_rn(high))) << 16 |
-         __half_as_ushort(__float2half_rn(low));
-}
-template <>
-__device__ inline std::uint32_t rounded_word<__nv_bfloat16>(float low, float high) {
-  return static_cast<std::uint32_t>(__bfloat16_as_ushort(__float2bfloat16_rn(high))) << 16 |
-         __bfloat16_as_ushort(__float2bfloat16_rn(low));
-}
-
 // Through the intrinsic: a plain assignment the compiler may break up into words or halves.
 __device__ inline void store_vectors(float* to, const float (&x)[kChunk]) {
   __stwb(reinterpret_cast<float4*>(to), make_float4(x[0], x[1], x[2], x[3]));
@@ -57,8 +44,8 @@ __device__ inline void store_vectors(float* to, const float (&x)[kChunk]) {
 }
 template <typename T>
 __device__ inline void store_vectors(T* to, const float (&x)[kChunk]) {
-  __stwb(reinterpret_cast<uint4*>(to), make_uint4(rounded_word<T>(x[0], x[1]), rounded_word<T>(x[2], x[3]),
-                                                  rounded_word<T>(x[4], x[5]), rounded_word<T>(x[6], x[7])));
+  __stwb(reinterpret_cast<uint4*>(to), make_uint4(pack_pair<T>(x[0], x[1]), pack_pair<T>(x[2], x[3]),
+                                                  pack_pair<T>(x[4], x[5]), pack_pair<T>(x[6], x[7])));
 }
 
 // What 16 bytes hold.

@@ -15,7 +15,7 @@ std::int64_t element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2
 
 LtProduct library_product(const Product& product) {
   return {.weight = product.weight,
-          .bias = product.library_bias,
+          .bias = product.cublas_lt_bias,
           .activation = product.weight.is_gated ? Activation::kNone : product.activation};
 }
 
@@ -30,16 +30,16 @@ bool is_for_library(const WeightView& weight, Activation activation) {
   return weight.is_gated || has_lt_epilogue(activation);
 }
 
-Product ProductChooser::choose(const WeightView& weight, Activation activation, const void* library_bias,
+Product ProductChooser::choose(const WeightView& weight, Activation activation, const void* cublas_lt_bias,
                                const std::function<void*(std::int64_t)>& allocate, cudaStream_t stream) {
   Product product{.weight = weight, .activation = activation};
   if (!is_for_library(weight, activation)) return product;
-  product.library_bias = library_bias;
+  product.cublas_lt_bias = cublas_lt_bias;
   const LtProduct asked = library_product(product);
   const auto is_same = [&](const Decision& decision) {
     return decision.features == asked.features() && decision.in_features == weight.in_features &&
            decision.dtype == weight.dtype && decision.activation == asked.activation &&
-           decision.has_bias == (library_bias != nullptr);
+           decision.has_bias == (cublas_lt_bias != nullptr);
   };
   auto decision = std::find_if(decisions_.begin(), decisions_.end(), is_same);
   if (decision == decisions_.end()) {
@@ -48,12 +48,12 @@ Product ProductChooser::choose(const WeightView& weight, Activation activation, 
                           .in_features = weight.in_features,
                           .dtype = weight.dtype,
                           .activation = asked.activation,
-                          .has_bias = library_bias != nullptr,
+                          .has_bias = cublas_lt_bias != nullptr,
                           .algorithm = prove(*library_, asked, scratch, stream)});
     decision = std::prev(decisions_.end());
   }
   if (decision->algorithm.has_value()) {
-    product.library = library_;
+    product.cublas_lt = library_;
     product.algorithm = *decision->algorithm;
   } else if (is_required_) {
     throw std::runtime_error(
@@ -83,7 +83,7 @@ void launch_product(const Product& product, const ProductOperands& operands, cud
                                        .out = weight.is_gated ? operands.scratch : operands.out,
                                        .out_stride = weight.is_gated ? asked.features() : operands.out_stride,
                                        .num_rows = operands.max_rows};
-  if (!product.library->multiply(asked, product.algorithm, library_operands, stream)) {
+  if (!product.cublas_lt->multiply(asked, product.algorithm, library_operands, stream)) {
     throw std::runtime_error(join("cuBLASLt refused ", operands.max_rows, " rows of a product it was chosen for"));
   }
   if (!weight.is_gated) return;

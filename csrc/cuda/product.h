@@ -15,13 +15,13 @@ namespace assay::cuda {
 struct Product {
   WeightView weight;
   Activation activation = Activation::kNone;
-  std::shared_ptr<const CublasLt> library = nullptr;  // nullptr = our own kernel
-  const void* library_bias = nullptr;                 // in the weight's dtype
+  std::shared_ptr<const CublasLt> cublas_lt = nullptr;  // nullptr = our own kernel
+  const void* cublas_lt_bias = nullptr;                 // in the weight's dtype
   lt::Algorithm algorithm{};
 
-  bool is_own() const { return library == nullptr; }
+  bool is_own() const { return cublas_lt == nullptr; }
   // "own", or the library's version and algorithm, for logs.
-  std::string name() const { return is_own() ? "own" : library->describe(algorithm); }
+  std::string name() const { return is_own() ? "own" : cublas_lt->describe(algorithm); }
   // Bytes of scratch: the library makes gate and up separately.
   std::int64_t scratch_size(std::int64_t max_rows) const;
 };
@@ -40,7 +40,7 @@ class ProductChooser {
 
   // `allocate` gives device memory that stays until the stream has passed this call. Waits for the stream. Throws
   // std::runtime_error where is_required demands.
-  Product choose(const WeightView& weight, Activation activation, const void* library_bias,
+  Product choose(const WeightView& weight, Activation activation, const void* cublas_lt_bias,
                  const std::function<void*(std::int64_t)>& allocate, cudaStream_t stream);
 
   const CublasLt& library() const { return *library_; }

@@ -1,5 +1,6 @@
 #include <stdexcept>
 
+#include "cuda/chunk.cuh"
 #include "cuda/common.cuh"
 #include "cuda/device.cuh"
 #include "cuda/launch_kernel.h"
@@ -22,10 +23,6 @@ std::int64_t element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2
 
 dim3 blocks_of(std::int64_t size) { return dim3(static_cast<unsigned>((size + kThreads - 1) / kThreads)); }
 
-__device__ void store(float value, float* to) { *to = value; }
-__device__ void store(float value, __half* to) { *to = __float2half_rn(value); }
-__device__ void store(float value, __nv_bfloat16* to) { *to = __float2bfloat16_rn(value); }
-
 // matrix[row][col], the same for rows that are `period` apart; the second half of a row repeats the first, times
 // `sign`.
 struct Fill {
@@ -46,7 +43,7 @@ __global__ void __launch_bounds__(kThreads) fill_kernel(T* matrix, Fill p) {
   hash = (hash ^ (hash >> 16)) * 0x45d9f3bu;  // spreads the bits of an index
   hash = (hash ^ (hash >> 16)) * 0x45d9f3bu;
   const float value = static_cast<float>((hash ^ (hash >> 16)) & 0xffffu) / 32768.0f - 1.0f;
-  store(value * p.scale * (col < half ? 1.0f : p.sign), matrix + i);
+  matrix[i] = from_float<T>(value * p.scale * (col < half ? 1.0f : p.sign));
 }
 
 __global__ void __launch_bounds__(kThreads) set_kernel(std::uint16_t* words, std::int64_t size, std::uint16_t word) {

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from assay.errors import ConfigError, WeightsError
+from assay.head_methods import METHODS, TWO_WAY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
 
     from assay.hf_config import HFConfig
     from assay.weights import WeightMap
-
-TWO_WAY: Final = "from_2_way_softmax"
-PLAIN_ROWS: Final = "no_post_processing"
-METHODS: Final = (TWO_WAY, PLAIN_ROWS)
 
 _ORIGINAL: Final = "is_original_qwen3_reranker"
 _ORIGINAL_ARCHITECTURES: Final = ("Qwen3ForSequenceClassification", "Qwen3VLForSequenceClassification")

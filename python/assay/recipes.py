@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
+from assay.head_methods import PLAIN_ROWS, TWO_WAY
 from assay.saved_reranker import read_saved_reranker
 from assay.templates import template_source
 from assay.vocabulary import Vocabulary
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from assay.files import ModelFiles
     from assay.hf_config import HFConfig
     from assay.saved_reranker import SavedReranker
-
-TWO_WAY: Final = "from_2_way_softmax"
-PLAIN_ROWS: Final = "no_post_processing"
-"""Values of the config key `method`; `convert` says what they compute."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from assay.convert import TWO_WAY
+from assay.head_methods import TWO_WAY
 from assay.scoring import uses_separator
 
 if TYPE_CHECKING:
