@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import socket
 import sys
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 TIMEOUT_S = 300.0
+END_OF_HEAD = b"\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,61 @@ class Times:
     replies: list[Any] = field(default_factory=list)
 
 
+def parsed_head(head: bytes) -> tuple[int, int]:
+    """Status and Content-Length of a reply's head."""
+    head = head.lower()
+    start = head.find(b"content-length:")
+    if start < 0:
+        raise ConnectionError(f"a reply without Content-Length: {head[:200]!r}")
+    return int(head[9:12]), int(head[start + 15 : head.index(b"\r\n", start)])
+
+
+class BlockingConnection:
+    """The same for a client that is alone: it waits in the system call, so that what is timed is the server."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._socket: socket.socket | None = None
+
+    def send(self, request: bytes) -> tuple[int, bytes]:
+        """Status and body of the reply."""
+        is_kept = self._socket is not None
+        try:
+            return self._exchange(request)
+        except ConnectionError:
+            self.close()
+            if not is_kept:
+                raise
+            return self._exchange(request)
+
+    def _exchange(self, request: bytes) -> tuple[int, bytes]:
+        if self._socket is None:
+            self._socket = socket.create_connection(("127.0.0.1", self._port), TIMEOUT_S)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket.sendall(request)
+        data = self._received(self._socket, b"")
+        while (end := data.find(END_OF_HEAD)) < 0:
+            data = self._received(self._socket, data)
+        start = end + len(END_OF_HEAD)
+        status, size = parsed_head(data[:start])
+        while len(data) < start + size:
+            data = self._received(self._socket, data)
+        return status, data[start:]
+
+    @staticmethod
+    def _received(source: socket.socket, data: bytes) -> bytes:
+        more = source.recv(1 << 16)
+        if not more:
+            raise ConnectionResetError(f"the server hung up after {len(data)} bytes of a reply")
+        return data + more
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
 class Connection:
     """One keep-alive connection, opened at the first request, and again where the server has closed it meanwhile."""
 
@@ -71,12 +128,8 @@ class Connection:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 20)
         reader, writer = self._streams
         writer.write(request)
-        head = (await reader.readuntil(b"\r\n\r\n")).lower()
-        start = head.find(b"content-length:")
-        if start < 0:
-            raise ConnectionError(f"a reply without Content-Length: {head[:200]!r}")
-        size = int(head[start + 15 : head.index(b"\r\n", start)])
-        return int(head[9:12]), await reader.readexactly(size)
+        status, size = parsed_head(await reader.readuntil(END_OF_HEAD))
+        return status, await reader.readexactly(size)
 
     async def close(self) -> None:
         """Hang up."""
@@ -117,10 +170,22 @@ class Run:
     async def one(self, connection: Connection, body_idx: int, start: float) -> None:
         """Send a request whose clock began at `start`."""
         status, reply = await asyncio.wait_for(connection.send(self.requests[body_idx]), TIMEOUT_S)
+        self.note(body_idx, start, status, reply)
+
+    def note(self, body_idx: int, start: float, status: int, reply: bytes) -> None:
+        """A reply that has just come."""
         self.times.latencies_s.append(time.perf_counter() - start)
         self.statuses[str(status)] += 1
         if self.load.keep_replies and body_idx not in self.replies:
             self.replies[body_idx] = json.loads(reply)
+
+    def alone(self) -> None:
+        """One client sends all requests, one after the other."""
+        connection = BlockingConnection(self.load.port)
+        for body_idx in order(self.load):
+            start = time.perf_counter()
+            self.note(body_idx, start, *connection.send(self.requests[body_idx]))
+        connection.close()
 
     async def closed(self) -> None:
         """`concurrency` clients share the requests."""
@@ -154,10 +219,15 @@ class Run:
         for connection in idle:
             await connection.close()
 
-    async def run(self) -> Times:
+    def run(self) -> Times:
         """Everything, timed."""
         start = time.perf_counter()
-        await (self.open() if self.load.rate_hz > 0 else self.closed())
+        if self.load.rate_hz > 0:
+            asyncio.run(self.open())
+        elif self.load.concurrency > 1:
+            asyncio.run(self.closed())
+        else:
+            self.alone()
         self.times.wall_s, self.times.cpu_s = time.perf_counter() - start, time.process_time()
         self.times.statuses = dict(self.statuses)
         self.times.replies = [self.replies[body_idx] for body_idx in sorted(self.replies)]
@@ -167,7 +237,7 @@ class Run:
 def main() -> None:
     """From standard input to standard output."""
     load = Load(**json.load(sys.stdin))
-    json.dump(asdict(asyncio.run(Run(load).run())), sys.stdout)
+    json.dump(asdict(Run(load).run()), sys.stdout)
 
 
 if __name__ == "__main__":
