@@ -87,6 +87,7 @@ bench-parts: $(VENV)/.bench
 
 bench-server: $(VENV)/.bench
 	$(BIN)/python bench/bench_server.py
+	$(BIN)/python bench/bench_server_health.py
 	$(BIN)/python bench/bench_server_memory.py
 
 clients: $(VENV)/.dev

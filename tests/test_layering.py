@@ -17,6 +17,7 @@ RANKS = {
     "head_methods": 0,
     "device": 0,
     "tasks": 0,
+    "niceness": 0,
     "tensor_checks": 0,
     "arena": 1,
     "batch": 1,

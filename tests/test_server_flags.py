@@ -83,6 +83,7 @@ def test_server_options_end_up_in_their_places(monkeypatch: pytest.MonkeyPatch) 
         *("--root-path", "/p", "--enable-request-id-headers", "--disable-uvicorn-access-log", "--auto-truncate"),
         *("--request-timeout-ms", "500", "--max-body-bytes", "1000", "--overload-status", "503"),
         *("--trust-request-chat-template", "--default-chat-template-kwargs", '{"a": 1}', "--drain-timeout-s", "2.5"),
+        *("--compute-niceness", "7"),
         *("--open-paths", "/metrics", "/docs", "--log-format", "json", "--disable-fastapi-docs"),
     )
     assert made.access.api_keys == ("k1", "k2") and made.access.allowed_origins == ("https://a",)
@@ -93,7 +94,7 @@ def test_server_options_end_up_in_their_places(monkeypatch: pytest.MonkeyPatch) 
     assert (policy.overload_status, policy.trust_chat_template) == (503, True)
     assert policy.chat_template_kwargs == {"a": 1}
     assert made.request_id_headers and not made.access_log and not made.show_docs
-    assert (made.drain_timeout_s, made.log_format) == (2.5, "json")
+    assert (made.drain_timeout_s, made.log_format, made.compute_niceness) == (2.5, "json", 7)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +109,7 @@ def test_server_options_end_up_in_their_places(monkeypatch: pytest.MonkeyPatch) 
         (["m", "--overload-status", "500"], "overload_status must be one of"),
         (["m", "--request-timeout-ms", "0"], "default_timeout_ms must be a positive integer"),
         (["m", "--drain-timeout-s", "-1"], "drain_timeout_s must not be negative"),
+        (["m", "--compute-niceness", "20"], "compute_niceness must be between 0 and 19"),
     ],
 )
 def test_wrong_settings_are_refused(arguments: list[str], text: str) -> None:

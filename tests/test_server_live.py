@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 import llms
+from assay.niceness import HAS_THREAD_NICENESS, LOWEST_PRIORITY, niceness
 from assay.server import launch
 from assay.server.app import create_app
 from assay.server.loop import StoppableServer, uvicorn_config
@@ -80,6 +81,16 @@ def post(client: httpx.Client, body: dict[str, Any]) -> tuple[threading.Thread, 
     return thread, responses
 
 
+def assert_compute_gives_way(pid: int) -> None:
+    """The main thread, which answers, has the niceness of this process; others are nicer."""
+    if not HAS_THREAD_NICENESS:
+        return
+    own = niceness()
+    values = {int(task): os.getpriority(os.PRIO_PROCESS, int(task)) for task in os.listdir(f"/proc/{pid}/task")}
+    assert values.pop(pid) == own
+    assert min(own + ServerSettings().compute_niceness, LOWEST_PRIORITY) in values.values()
+
+
 @pytest.mark.slow
 def test_process_serves_and_drains_on_sigterm(tmp_path: Path, connect: Connect) -> None:
     socket, log = tmp_path / "s", tmp_path / "log"
@@ -91,6 +102,7 @@ def test_process_serves_and_drains_on_sigterm(tmp_path: Path, connect: Connect) 
         try:
             client = connect()
             assert client.get("/v1/models").json()["data"][0]["id"] == "tiny"
+            assert_compute_gives_way(process.pid)
             secret = "nobody may read this in a log"
             expected = llms.shared().classify(secret, use_tqdm=False)[0].outputs.probs
             assert client.post("/classify", json={"input": secret}).json()["data"][0]["probs"] == expected

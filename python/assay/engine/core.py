@@ -13,6 +13,7 @@ from assay.admission import Admission
 from assay.engine.ticket import FEW_PROMPTS, Parts, Ticket
 from assay.errors import EngineDeadError
 from assay.forward import Request
+from assay.niceness import niceness, set_niceness
 from assay.result_cache import ResultCache
 from assay.throughput import Throughput
 from assay.worker import Worker
@@ -81,7 +82,8 @@ class Engine:
         worker = Worker(model, config, self._throughput, admission.expire_overdue)
         self._parts = Parts(
             renderer=renderer,
-            pool=ThreadPoolExecutor(config.tokenizer_threads, thread_name_prefix="assay-tokenize"),
+            # Its threads start at the first job, whose caller may be the thread that answers requests.
+            pool=ThreadPoolExecutor(config.tokenizer_threads, "assay-tokenize", set_niceness, (niceness(),)),
             worker=worker,
             admission=admission,
             cache=ResultCache(config.result_cache_bytes) if config.result_cache_bytes else None,

@@ -52,7 +52,7 @@ def create_app(
     state = ServerState(
         settings=settings,
         models=table,
-        runner=Runner(settings.requests),
+        runner=Runner(settings.requests, nicer_by=settings.compute_niceness),
         metrics=Metrics(table),
         lifecycle=Lifecycle(table),
         keys=KeyRing(settings.access.api_keys, settings.access.api_key_file),

@@ -60,6 +60,7 @@ def parse(arguments: Sequence[str], program: str) -> ServerSettings:
             keep_alive_s=given.keep_alive_s,
         ),
         drain_timeout_s=given.drain_timeout_s,
+        compute_niceness=given.compute_niceness,
         request_id_headers=given.enable_request_id_headers,
         load_tracking=given.enable_server_load_tracking,
         show_docs=not given.disable_fastapi_docs,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from assay.errors import ConfigError
-from assay.server.settings import Listen, RequestPolicy
+from assay.server.settings import Listen, RequestPolicy, ServerSettings
 
 SWITCH: Final = argparse.BooleanOptionalAction
 
@@ -129,6 +129,8 @@ def _add_listen(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--ssl-cert-reqs", type=int, default=0)
     group.add_argument("--keep-alive-s", type=int, default=Listen().keep_alive_s)
     group.add_argument("--drain-timeout-s", type=float, default=30.0, help="after SIGTERM; a second one ends it")
+    niceness = ServerSettings().compute_niceness
+    group.add_argument("--compute-niceness", type=int, default=niceness, help="0: compute as eagerly as answer")
 
 
 def _add_logs(group: argparse._ArgumentGroup) -> None:

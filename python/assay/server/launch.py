@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from assay.errors import AssayError, MissingExtra
+from assay.niceness import call_nicer
 from assay.server.command_line import parse
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def serve(settings: ServerSettings) -> int:
     set_up_logs(settings.log_format, settings.log_level)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with ExitStack() as stack:
-        models = load_models(settings, stack)
+        # Threads that an engine starts are as nice as the one that makes it.
+        models = call_nicer(settings.compute_niceness, lambda: load_models(settings, stack))
         deaths: list[str] = []
         server: Any = None
 

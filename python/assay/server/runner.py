@@ -7,6 +7,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from assay.niceness import niceness, set_niceness
 from assay.server.errors import ClientGone
 from assay.server.prepare import is_heavy, prepare
 from assay.server.result import Timing
@@ -28,10 +29,11 @@ MANY_RESULTS = 256
 class Runner:
     """Runs calls on served models. One per server; `close` stops its threads."""
 
-    def __init__(self, policy: RequestPolicy, num_threads: int | None = None) -> None:
+    def __init__(self, policy: RequestPolicy, num_threads: int | None = None, *, nicer_by: int = 0) -> None:
+        """nicer_by: how much its threads give way to the calling one, see `assay.niceness`."""
         self._policy = policy
         count = num_threads or min(4, os.cpu_count() or 1)
-        self.threads = ThreadPoolExecutor(count, thread_name_prefix="assay-server")
+        self.threads = ThreadPoolExecutor(count, "assay-server", set_niceness, (niceness() + nicer_by,))
 
     async def run(self, call: Call, model: ServedModel, receive: Receive, *, is_large: bool = False) -> Answer:
         """The answer. Raises what preparing or the engine raises, and ClientGone once nobody waits for it.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from assay.errors import ConfigError
+from assay.niceness import LOWEST_PRIORITY
 
 DEFAULT_MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 OVERLOAD_STATUSES: Final = (429, 503)
@@ -91,6 +92,7 @@ class ServerSettings:
     """Everything but the models themselves.
 
     drain_timeout_s: how long a stopping server works on what it has accepted.
+    compute_niceness: how much threads that tokenise and compute give way to the one that answers, 0 (not at all) to 19.
     """
 
     models: tuple[ModelSpec, ...] = ()
@@ -98,6 +100,7 @@ class ServerSettings:
     access: Access = field(default_factory=Access)
     listen: Listen = field(default_factory=Listen)
     drain_timeout_s: float = 30.0
+    compute_niceness: int = 5
     request_id_headers: bool = False
     load_tracking: bool = False
     show_docs: bool = True
@@ -111,6 +114,9 @@ class ServerSettings:
     def __post_init__(self) -> None:
         if self.drain_timeout_s < 0:
             raise ConfigError(f"drain_timeout_s must not be negative, got {self.drain_timeout_s!r}")
+        if not 0 <= self.compute_niceness <= LOWEST_PRIORITY:
+            wanted = f"between 0 and {LOWEST_PRIORITY}"
+            raise ConfigError(f"compute_niceness must be {wanted}, got {self.compute_niceness!r}")
         names = [name for spec in self.models for name in spec.names]
         for name in names:
             if names.count(name) > 1:

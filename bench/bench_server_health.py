@@ -1,0 +1,149 @@
+"""Does /health answer at once while long texts are tokenised? Its latency beside clients that send texts of 1 MB.
+
+python bench/bench_server_health.py [--checks 2000] [--clients 4]
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import checkpoints
+import machine
+import workload
+from live_server import LiveServer, exit_on_sigterm
+from load_generator import BlockingConnection, Load
+from server_contenders import ServerSetup, start_assay
+from server_measure import send
+
+TEXT_BYTES = 1_000_000
+HEALTH = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+CHECK_EVERY_S = 0.005
+REQUESTS_PER_LOAD = 8
+LOADS = {
+    "idle": None,
+    "truncated": ("/classify", {"truncate_prompt_tokens": -1}, "input"),
+    "whole": ("/tokenize", {}, "prompt"),
+}
+"""Path, fields and the field of the text: cut to the model's length before it is scored, or tokenised to its end."""
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True, slots=True)
+class HealthTimes:
+    """Milliseconds of the checks beside one load, and how many of its requests were answered meanwhile."""
+
+    load: str
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    max_ms: float
+    num_checks: int
+    num_answered: int
+
+
+def long_text() -> str:
+    """TEXT_BYTES of the benchmark's words."""
+    words = workload.read_words(checkpoints.minilm_folder() / "vocab.txt")
+    text = workload.make_text(words, TEXT_BYTES // 4, np.random.default_rng(3))
+    return text[:TEXT_BYTES]
+
+
+def check(port: int, num_checks: int) -> list[float]:
+    """Seconds of each of `num_checks` questions to /health, one every CHECK_EVERY_S."""
+    connection = BlockingConnection(port)
+    seconds = []
+    for _ in range(num_checks):
+        start = time.perf_counter()
+        status, _ = connection.send(HEALTH)
+        seconds.append(time.perf_counter() - start)
+        if status != 200:
+            raise RuntimeError(f"/health answered {status}")
+        time.sleep(CHECK_EVERY_S)
+    connection.close()
+    return seconds
+
+
+def beside(server: LiveServer, name: str, num_clients: int, num_checks: int, text: str) -> HealthTimes:
+    """The checks, while clients send the load's request again and again."""
+    done = threading.Event()
+    answered = [0] * num_clients
+
+    def client(number: int) -> None:
+        assert LOADS[name] is not None
+        path, fields, field = LOADS[name]
+        body = {**fields, field: text}
+        while not done.is_set():
+            send(Load(server.port, path, [body], REQUESTS_PER_LOAD))
+            answered[number] += REQUESTS_PER_LOAD
+
+    count = num_clients if LOADS[name] else 0
+    with ThreadPoolExecutor(max(1, count)) as pool:
+        clients = [pool.submit(client, number) for number in range(count)]
+        if clients:
+            time.sleep(2.0)  # their processes have started by then
+        try:
+            seconds = check(server.port, num_checks)
+        finally:
+            done.set()
+        for future in clients:
+            future.result()
+    p50, p90, p99 = (1e3 * float(np.percentile(seconds, p)) for p in (50, 90, 99))
+    return HealthTimes(name, p50, p90, p99, 1e3 * max(seconds), num_checks, sum(answered))
+
+
+def main() -> None:
+    """Run, print, save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checks", type=int, default=2000)
+    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "assay-bench")
+    parser.add_argument("--no-save", action="store_true", help="print only")
+    args = parser.parse_args()
+    exit_on_sigterm()
+    os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
+    checkpoint = checkpoints.checkpoint_folder("minilm", args.cache)
+    text = long_text()
+    results = []
+    with start_assay(ServerSetup(checkpoint, args.cache / "server-logs", args.threads)).server as server:
+        for name in LOADS:
+            result = beside(server, name, args.clients, args.checks, text)
+            results.append(result)
+            print(
+                f"{name:10s} p50 {result.p50_ms:6.2f}  p90 {result.p90_ms:6.2f}  p99 {result.p99_ms:6.2f}  "
+                f"max {result.max_ms:6.2f} ms   {result.num_answered} long texts answered",
+                flush=True,
+            )
+    if args.no_save:
+        return
+    header = {
+        "benchmark": "server-health",
+        "date": datetime.date.today().isoformat(),
+        "command": " ".join(["python", "bench/bench_server_health.py", *sys.argv[1:]]),
+        "commit": machine.commit(),
+        "num_threads": args.threads,
+        "num_clients": args.clients,
+        "text_bytes": len(text.encode()),
+        "machine": machine.describe(),
+    }
+    document = header | {"results": [dataclasses.asdict(result) for result in results]}
+    name = f"server-health-minilm-{header['date']}-{header['machine']['cpu_slug']}.json"
+    (RESULTS / name).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote bench/results/{name}")
+
+
+if __name__ == "__main__":
+    main()
