@@ -81,13 +81,13 @@ def pair_seqlens(tokenizer: Any, query: str, documents: list[str]) -> list[int]:
 def useful_flops(config: Any, seqlens: list[int]) -> float:
     """Multiply-adds x 2 that the logits depend on: encoder layers without padding, heads and norms left out.
 
-    The head reads one row per sequence, so the last layer needs keys and values of every token but only one row of
-    the rest. An engine that computes the whole last layer does more than this.
+    The head reads one row per sequence, so the last layer need compute only that row, and of every token no more than
+    its share of scores and sums of each head (docs/kernels-layer.md). An engine that computes the keys and values of
+    that layer, or all of it, does more than this.
     """
     hidden, inner, num_layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     num_tokens, num_seqs = sum(seqlens), len(seqlens)
-    keys_values = 4.0 * hidden * hidden
-    other_dense = 4.0 * hidden * hidden + 4.0 * hidden * inner
-    full_layer = (keys_values + other_dense) * num_tokens + 4.0 * hidden * sum(n * n for n in seqlens)
-    last_layer = keys_values * num_tokens + other_dense * num_seqs + 4.0 * hidden * num_tokens
+    dense = 8.0 * hidden * hidden + 4.0 * hidden * inner
+    full_layer = dense * num_tokens + 4.0 * hidden * sum(n * n for n in seqlens)
+    last_layer = dense * num_seqs + 4.0 * hidden * config.num_attention_heads * num_tokens
     return float((num_layers - 1) * full_layer + last_layer)

@@ -27,7 +27,7 @@ NormWeights copy_norm(py::handle norm, const std::string& argument) {
 
 std::shared_ptr<TransformerLayerWeights> make_layer(
     PackedWeightPtr qkv, PackedWeightPtr attn_out, PackedWeightPtr mlp_up, PackedWeightPtr mlp_down,
-    const std::string& norm, float epsilon, py::handle attn_in_norm, py::handle attn_out_norm,
+    PackedWeightPtr row_keys, const std::string& norm, float epsilon, py::handle attn_in_norm, py::handle attn_out_norm,
     py::handle attn_residual_norm, py::handle mlp_in_norm, py::handle mlp_out_norm, py::handle mlp_residual_norm,
     py::handle q_norm, py::handle k_norm, const std::string& activation, bool is_gated, int num_heads, int num_kv_heads,
     int head_dim, float softmax_scale, bool is_causal, std::pair<std::int64_t, std::int64_t> window_size,
@@ -37,6 +37,7 @@ std::shared_ptr<TransformerLayerWeights> make_layer(
                               .attn_out = std::move(attn_out),
                               .mlp_up = std::move(mlp_up),
                               .mlp_down = std::move(mlp_down),
+                              .row_keys = std::move(row_keys),
                               .attn_in_norm = copy_norm(attn_in_norm, "attn_in_norm"),
                               .attn_out_norm = copy_norm(attn_out_norm, "attn_out_norm"),
                               .attn_residual_norm = copy_norm(attn_residual_norm, "attn_residual_norm"),
@@ -64,14 +65,16 @@ std::shared_ptr<TransformerLayerWeights> make_layer(
   return layer;
 }
 
+// Makes a call that is only asked for its memory one with rows.
+constexpr std::int32_t kAnyRow = 0;
+
 std::size_t layer_workspace_size(const TransformerLayerWeights& layer, std::int64_t num_tokens, std::int64_t num_seqs) {
   TransformerLayerParams params = layer.params();
   params.num_tokens = num_tokens;
   params.num_seqs = num_seqs;
   // With rows the space for their queries comes on top; without, the rows are all tokens. Room for both.
   const std::size_t all = layer.qkv->table().transformer_layer_workspace_size(params);
-  static constexpr std::int32_t kRow = 0;
-  params.rows = &kRow;
+  params.rows = &kAnyRow;
   const std::size_t rows = layer.qkv->table().transformer_layer_workspace_size(params);
   return all > rows ? all : rows;
 }
@@ -79,7 +82,10 @@ std::size_t layer_workspace_size(const TransformerLayerWeights& layer, std::int6
 std::size_t layer_scratch_size(const TransformerLayerWeights& layer, std::int64_t max_seqlen) {
   TransformerLayerParams params = layer.params();
   params.max_seqlen = max_seqlen;
-  return layer.qkv->table().transformer_layer_scratch_size(params);
+  const std::size_t all = layer.qkv->table().transformer_layer_scratch_size(params);
+  params.rows = &kAnyRow;
+  const std::size_t rows = layer.qkv->table().transformer_layer_scratch_size(params);
+  return all > rows ? all : rows;
 }
 
 // The wanted rows, one of each sequence, and where they go.
@@ -144,16 +150,17 @@ void bind_transformer_layer(py::handle hidden_states, py::handle cu_seqlens, std
 void bind_layers(py::module_& m) {
   py::class_<TransformerLayerWeights, std::shared_ptr<TransformerLayerWeights>>(m, "TransformerLayer")
       .def(py::init(&make_layer), py::kw_only(), py::arg("qkv").none(false), py::arg("attn_out").none(false),
-           py::arg("mlp_up").none(false), py::arg("mlp_down").none(false), py::arg("norm"), py::arg("epsilon"),
-           py::arg("attn_in_norm"), py::arg("attn_out_norm"), py::arg("attn_residual_norm"), py::arg("mlp_in_norm"),
-           py::arg("mlp_out_norm"), py::arg("mlp_residual_norm"), py::arg("q_norm"), py::arg("k_norm"),
-           py::arg("activation"), py::arg("is_gated"), py::arg("num_heads"), py::arg("num_kv_heads"),
+           py::arg("mlp_up").none(false), py::arg("mlp_down").none(false), py::arg("row_keys"), py::arg("norm"),
+           py::arg("epsilon"), py::arg("attn_in_norm"), py::arg("attn_out_norm"), py::arg("attn_residual_norm"),
+           py::arg("mlp_in_norm"), py::arg("mlp_out_norm"), py::arg("mlp_residual_norm"), py::arg("q_norm"),
+           py::arg("k_norm"), py::arg("activation"), py::arg("is_gated"), py::arg("num_heads"), py::arg("num_kv_heads"),
            py::arg("head_dim"), py::arg("softmax_scale"), py::arg("is_causal"), py::arg("window_size"),
            py::arg("soft_cap"), py::arg("rotary_dim"), py::arg("is_rotary_interleaved"))
       .def_property_readonly("hidden_size", &TransformerLayerWeights::hidden_size)
       .def_property_readonly("size_bytes", &TransformerLayerWeights::size_bytes)
       .def_property_readonly("arithmetic_name",
                              [](const TransformerLayerWeights& layer) { return layer.qkv->arithmetic_name(); });
+  m.attr("ROW_KEYS_MULTIPLE") = kRowKeysMultiple;
   m.def("transformer_layer", &bind_transformer_layer);
   m.def("transformer_layer_workspace_size", &layer_workspace_size);
   m.def("transformer_layer_scratch_size", &layer_scratch_size);

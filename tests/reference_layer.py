@@ -143,6 +143,7 @@ class Layer:
 
     config: Config
     arithmetic: str = "float32"
+    has_row_keys: bool = False
     weights: dict[str, Tensor] = field(init=False)
     biases: dict[str, Tensor | None] = field(init=False)
     norms: dict[str, Norm] = field(init=False)
@@ -185,6 +186,14 @@ class Layer:
             )
         return {"qkv": pack("qkv"), "attn_out": pack("attn_out"), "mlp_up": up, "mlp_down": pack("down")}
 
+    def row_keys(self) -> Any:
+        """The key projection transposed head by head, packed."""
+        c = self.config
+        first = c.num_heads * c.head_dim
+        keys = self.weights["qkv"][first : first + c.num_kv_heads * c.head_dim]
+        by_head = keys.view(c.num_kv_heads, c.head_dim, c.hidden).transpose(1, 2).reshape(-1, c.head_dim)
+        return ops.pack_weight(by_head, None, self.arithmetic)
+
     def fuse(self, **changes: Any) -> TransformerLayer:
         """The layer under test; `changes` replace arguments."""
         arguments: dict[str, Any] = dict(
@@ -192,6 +201,7 @@ class Layer:
             **self.norms,
             q_norm=self.q_norm,
             k_norm=self.k_norm,
+            row_keys=self.row_keys() if self.has_row_keys else None,
             **self.config.settings(),
         )
         return TransformerLayer.fuse(**{**arguments, **changes})

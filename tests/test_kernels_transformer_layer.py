@@ -11,8 +11,8 @@ from torch import Tensor
 
 import reference
 from assay import ops
-from assay.batch import RaggedBatch
 from assay.layers import TransformerLayer
+from layer_runs import aligned_bytes, make_batch, make_input, run
 from reference_layer import FAMILIES, LLAMA, WRONG_WEIGHTS, Config, Layer
 
 LENGTHS = [1, 33, 0, 14, 7, 64, 15, 16, 17, 300, 2]  # around row blocks, panels and windows; more than a tile of keys
@@ -20,41 +20,6 @@ SHORT = [5, 1, 40]
 ARITHMETICS = ("float32", "bfloat16", "int8")
 families = pytest.mark.parametrize("family", FAMILIES)
 arithmetics = pytest.mark.parametrize("arithmetic", ARITHMETICS)
-
-
-def make_input(lengths: list[int], hidden: int) -> Tensor:
-    return torch.randn(sum(lengths), hidden, generator=torch.Generator().manual_seed(4))
-
-
-def make_batch(lengths: list[int]) -> RaggedBatch:
-    """Positions that are neither indices nor start at 0."""
-    position_ids = torch.cat([torch.arange(length) * 3 + 5 for length in lengths]).int()
-    return RaggedBatch(
-        input_ids=torch.zeros_like(position_ids),
-        position_ids=position_ids,
-        token_type_ids=None,
-        cu_seqlens=reference.cu_seqlens(lengths),
-        max_seqlen=max(lengths),
-        num_tokens=sum(lengths),
-        num_seqs=len(lengths),
-    )
-
-
-def aligned_bytes(size: int) -> Tensor:
-    block = torch.full((size + 64,), 0xFF, dtype=torch.uint8)  # poisoned: all NaN as float32
-    start = -block.data_ptr() % 64
-    return block[start : start + size]
-
-
-def run(layer: Layer, hidden_states: Tensor, lengths: list[int], rows: Tensor | None = None) -> Tensor:
-    batch = make_batch(lengths)
-    workspace = aligned_bytes(layer.layer.workspace_size(batch.num_tokens, batch.num_seqs))
-    rows_out = None if rows is None else reference.poisoned(len(lengths), layer.config.hidden)
-    x = hidden_states.clone()
-    out = layer.layer(x, batch, workspace, cos=layer.cos, sin=layer.sin, rows=rows, rows_out=rows_out)
-    assert out is (x if rows is None else rows_out)
-    assert rows is None or torch.equal(x, hidden_states)
-    return out
 
 
 def inner_dtype(isa: str, arithmetic: str) -> torch.dtype:

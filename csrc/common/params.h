@@ -173,6 +173,9 @@ struct ClassifierHeadParams {
   std::int64_t num_rows;
 };
 
+// head_dim and hidden_size of a layer with row_keys are multiples of this: a whole number of panels of every kernel.
+constexpr std::int64_t kRowKeysMultiple = 32;
+
 // One transformer block, in place on hidden_states; a norm without a weight is not there:
 //
 //   h = attn_in_norm(x); q, k, v = h qkv^T; q, k = rotary(q_norm(q), k_norm(k)); a = attention(q, k, v) attn_out^T
@@ -189,6 +192,10 @@ struct TransformerLayerParams {
   PackedWeightView attn_out;  // [hidden_size, num_heads * head_dim]
   PackedWeightView mlp_up;    // [intermediate_size, hidden_size]; may be gated
   PackedWeightView mlp_down;  // [hidden_size, intermediate_size]
+  // The key projection of every key head transposed, [num_kv_heads * hidden_size, head_dim]; out_features 0 = none.
+  // With it a call with rows projects no keys and values. Not for a layer with rotary positions, head norms,
+  // attn_in_norm or a soft cap.
+  PackedWeightView row_keys;
   NormView attn_in_norm;
   NormView attn_out_norm;
   NormView attn_residual_norm;

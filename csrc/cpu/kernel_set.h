@@ -21,7 +21,9 @@
 #endif
 #include "cpu/norm.h"
 #include "cpu/gemm.h"
+#include "cpu/head_products.h"
 #include "cpu/attention.h"
+#include "cpu/row_attention.h"
 #include "cpu/embedding.h"
 #include "cpu/rotary.h"
 #include "cpu/pooling.h"

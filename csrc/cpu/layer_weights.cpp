@@ -37,7 +37,8 @@ void TransformerLayerWeights::check() const {
   check_size(*attn_out, "attn_out", hidden, q_size);
   check_size(*mlp_up, "mlp_up", mlp_up->out_features(), hidden);
   check_size(*mlp_down, "mlp_down", hidden, mlp_up->out_features());
-  for (const auto* part : {qkv.get(), attn_out.get(), mlp_up.get(), mlp_down.get()}) {
+  for (const auto* part : {qkv.get(), attn_out.get(), mlp_up.get(), mlp_down.get(), row_keys.get()}) {
+    if (part == nullptr) continue;  // row_keys
     ASSAY_CHECK(&part->table() == &qkv->table() && part->view().arithmetic == qkv->view().arithmetic,
                 "the weights of a layer must be packed for one instruction set and arithmetic");
     ASSAY_CHECK(part->view().arithmetic != Arithmetic::kFloat32Fma,
@@ -59,6 +60,18 @@ void TransformerLayerWeights::check() const {
   ASSAY_CHECK(std::isfinite(epsilon) && epsilon >= 0, "epsilon must be finite and >= 0, got ", epsilon);
   ASSAY_CHECK(rotary_dim >= 0 && rotary_dim <= head_dim && rotary_dim % 2 == 0,
               "rotary_dim must be an even number from 0 to head_dim ", head_dim, ", got ", rotary_dim);
+  if (row_keys != nullptr) check_row_keys();
+}
+
+void TransformerLayerWeights::check_row_keys() const {
+  const std::int64_t hidden = hidden_size();
+  check_size(*row_keys, "row_keys", num_kv_heads * hidden, head_dim);
+  ASSAY_CHECK(row_keys->view().bias == nullptr, "row_keys must have no bias");
+  ASSAY_CHECK(hidden % kRowKeysMultiple == 0 && head_dim % kRowKeysMultiple == 0,
+              "row_keys must be None unless hidden_size and head_dim are multiples of ", kRowKeysMultiple, ", got ",
+              hidden, " and ", head_dim);
+  ASSAY_CHECK(rotary_dim == 0 && q_norm.empty() && k_norm.empty() && attn_in_norm.weight.empty() && soft_cap == 0,
+              "row_keys must be None for a layer with rotary positions, q_norm, k_norm, attn_in_norm or a soft cap");
 }
 
 std::size_t TransformerLayerWeights::size_bytes() const {
@@ -67,12 +80,14 @@ std::size_t TransformerLayerWeights::size_bytes() const {
        {&attn_in_norm, &attn_out_norm, &attn_residual_norm, &mlp_in_norm, &mlp_out_norm, &mlp_residual_norm}) {
     num_floats += norm->weight.size() + norm->bias.size();
   }
-  return qkv->size_bytes() + attn_out->size_bytes() + mlp_up->size_bytes() + mlp_down->size_bytes() +
+  const std::size_t row_bytes = row_keys == nullptr ? 0 : row_keys->size_bytes();
+  return qkv->size_bytes() + attn_out->size_bytes() + mlp_up->size_bytes() + mlp_down->size_bytes() + row_bytes +
          num_floats * sizeof(float);
 }
 
 bool TransformerLayerWeights::has_numbers() const {
-  return qkv->has_numbers() && attn_out->has_numbers() && mlp_up->has_numbers() && mlp_down->has_numbers();
+  return qkv->has_numbers() && attn_out->has_numbers() && mlp_up->has_numbers() && mlp_down->has_numbers() &&
+         (row_keys == nullptr || row_keys->has_numbers());
 }
 
 TransformerLayerParams TransformerLayerWeights::params() const {
@@ -87,6 +102,7 @@ TransformerLayerParams TransformerLayerWeights::params() const {
   params.attn_out = attn_out->view();
   params.mlp_up = mlp_up->view();
   params.mlp_down = mlp_down->view();
+  if (row_keys != nullptr) params.row_keys = row_keys->view();
   params.attn_in_norm = norm(attn_in_norm);
   params.attn_out_norm = norm(attn_out_norm);
   params.attn_residual_norm = norm(attn_residual_norm);

@@ -16,6 +16,7 @@ struct NormWeights {
 
 struct TransformerLayerWeights {
   std::shared_ptr<const PackedWeight> qkv, attn_out, mlp_up, mlp_down;
+  std::shared_ptr<const PackedWeight> row_keys;  // nullptr: none, see TransformerLayerParams
   NormWeights attn_in_norm, attn_out_norm, attn_residual_norm;
   NormWeights mlp_in_norm, mlp_out_norm, mlp_residual_norm;
   std::vector<float> q_norm, k_norm;
@@ -36,6 +37,7 @@ struct TransformerLayerWeights {
 
   // Throws std::invalid_argument where the parts do not fit each other.
   void check() const;
+  void check_row_keys() const;
   std::int64_t hidden_size() const { return attn_out->out_features(); }
   // Of the packed weights and the norms.
   std::size_t size_bytes() const;

@@ -6,7 +6,18 @@
 // tokens runs through to the end while its activations are in L2 (the wide MLP intermediate never reaches memory);
 // where there are too few blocks to keep all threads busy, each product is spread over output features instead. Both
 // give the same bits, because the order of sums in an element never depends on the cut. Included inside an ISA's
-// namespace after gemm.h, attention.h, norm.h, rotary.h.
+// namespace after gemm.h, head_products.h, attention.h, row_attention.h, norm.h, rotary.h.
+//
+// With rows and row_keys the projections of keys and values are folded into the one query a sequence has. For head h,
+// tokens x_t and probabilities p_t that add up to 1:
+//
+//   q_h . (Wk_h x_t + bk_h) = (Wk_h^T q_h) . x_t + (the same for every t: softmax does not see it)
+//   sum_t p_t (Wv_h x_t + bv_h) = Wv_h (sum_t p_t x_t) + bv_h
+//
+// That is 2 num_heads hidden_size multiply-adds a token, and 2 num_heads head_dim hidden_size a sequence, in place of 2
+// num_kv_heads head_dim hidden_size a token: with a key head for every head less from 2 tokens a sequence on. Grouped
+// queries need longer sequences for that. Whether a layer folds never depends on the batch, or scores would. A row
+// always sees itself, so there are probabilities to add up.
 #pragma once
 
 // Above this many tokens there are always enough row blocks; bounds the workspace of the spread variant.
@@ -24,7 +35,10 @@ enum WorkList : int {
   kListUp,
   kListDown,
   kListLastNorm,
-  kNumWorkLists
+  kNumWorkLists,
+  // A folded call has neither of these two phases.
+  kListHeadQueries = kListQkv,
+  kListHeadContexts = kListRotary
 };
 static_assert(kNumWorkLists <= kMaxWorkLists);
 
@@ -49,16 +63,21 @@ struct TransformerLayer {
   const std::int64_t q_size = p.attn_out.in_features;
   const std::int64_t kv_size = static_cast<std::int64_t>(p.num_kv_heads) * p.head_dim;
   const std::int64_t qkv_size = q_size + 2 * kv_size;
+  const bool is_folded = p.rows != nullptr && p.row_keys.out_features > 0;
   const ReturnNorms attn_norms{p.attn_out_norm, p.attn_residual_norm};
   const ReturnNorms mlp_norms{p.mlp_out_norm, p.mlp_residual_norm};
   // The residual stream that the block ends in: all tokens, or the wanted row of each sequence.
   float* const stream = p.rows == nullptr ? p.hidden_states : p.rows_out;
   const std::int64_t num_rows = p.rows == nullptr ? p.num_tokens : p.num_seqs;
   const std::int64_t spread_rows = min_of(num_rows, kSpreadMaxTokens);
-  // Workspace, in order. `products` is what an out norm reads; the last three describe the wanted rows.
+  // Workspace, in order. row_heads, of a folded call: every head's query against the inputs, then what it made of them.
+  // `products` is what an out norm reads; the last three describe the wanted rows.
   char* const qkv = static_cast<char*>(p.workspace);
-  char* const rows_q = qkv + round_up(p.num_tokens * qkv_size * kElement, kCacheLine);
-  char* const context_out = rows_q + (p.rows == nullptr ? 0 : round_up(p.num_seqs * qkv_size * kElement, kCacheLine));
+  char* const rows_q = qkv + (is_folded ? 0 : round_up(p.num_tokens * qkv_size * kElement, kCacheLine));
+  float* const row_heads = reinterpret_cast<float*>(
+      rows_q + (p.rows == nullptr ? 0 : round_up(p.num_seqs * qkv_size * kElement, kCacheLine)));
+  char* const context_out = reinterpret_cast<char*>(row_heads) +
+                            (is_folded ? round_up(p.num_seqs * p.num_heads * hidden_size * kFloat, kCacheLine) : 0);
   char* const intermediate = context_out + round_up(num_rows * q_size * kElement, kCacheLine);
   char* const products = intermediate + round_up(spread_rows * intermediate_size * kElement, kCacheLine);
   std::int32_t* const rows_cu_seqlens = reinterpret_cast<std::int32_t*>(
@@ -114,8 +133,16 @@ struct TransformerLayer {
     std::size_t size = static_cast<std::size_t>(fused_scratch().size);
     const std::size_t others[] = {linear_scratch<Policy>(p.qkv), linear_scratch<Policy>(p.attn_out),
                                   linear_scratch<Policy>(p.mlp_up), linear_scratch<Policy>(p.mlp_down),
-                                  attention_scratch_size(attention_params)};
+                                  is_folded ? folded_scratch_size() : attention_scratch_size(attention_params)};
     for (const std::size_t other : others) size = other > size ? other : size;
+    return size;
+  }
+  std::size_t folded_scratch_size() const {
+    std::size_t size = row_attention_scratch_size(hidden_size);
+    for (const std::int64_t in_features : {hidden_size, static_cast<std::int64_t>(p.head_dim)}) {
+      const std::size_t products = head_products_scratch<Policy>(in_features);
+      size = products > size ? products : size;
+    }
     return size;
   }
 
@@ -151,13 +178,13 @@ struct TransformerLayer {
     linear_phase<Policy>(params, context, kListQkv, scratch);
   }
 
-  // Queries of the wanted rows only, keys and values of every token. Where the queries are not a whole number of
-  // panels the fused weight cannot be cut, and the parts that nobody reads are computed as well.
+  // Queries of the wanted rows only, and where nothing is folded keys and values of every token. Where the queries are
+  // not a whole number of panels the fused weight cannot be cut, and the parts that nobody reads are computed as well.
   void project_rows(ThreadContext& context, char* scratch) const {
     PackedWeightView q = p.qkv;
     if (q_size % Policy::kCols == 0) {
       q = slice(p.qkv, 0, q_size);
-      project_tokens(slice(p.qkv, q_size, 2 * kv_size), qkv + q_size * kElement, context, scratch);
+      if (!is_folded) project_tokens(slice(p.qkv, q_size, 2 * kv_size), qkv + q_size * kElement, context, scratch);
     } else {
       project_tokens(p.qkv, qkv, context, scratch);
     }
@@ -228,6 +255,53 @@ struct TransformerLayer {
             .query_positions = has_rows ? rows_in_sequence : nullptr,
             .out = context_out,
             .out_stride = q_size};
+  }
+
+  // The projected queries of the rows -> context_out, without keys and values.
+  void attend_folded(ThreadContext& context, char* scratch) const {
+    static_assert(kRowKeysMultiple % Policy::kCols == 0);
+    const std::int64_t heads_stride = p.num_heads * hidden_size;
+    const int heads_per_kv_head = p.num_heads / p.num_kv_heads;
+    head_products_phase<Policy>(
+        {.x = rows_q,
+         .x_dtype = kDType,
+         .x_stride = qkv_size,
+         .out = row_heads,
+         .out_dtype = DType::kFloat32,
+         .out_stride = heads_stride,
+         .num_rows = p.num_seqs,
+         .num_heads = p.num_heads,
+         .in_features = p.head_dim,
+         .out_features = hidden_size},
+        [&](int head) { return slice(p.row_keys, head / heads_per_kv_head * hidden_size, hidden_size); }, context,
+        kListHeadQueries, scratch);
+    context.barrier();
+    AttentionParams params = attention_params();
+    params.q = row_heads;
+    params.k = params.v = p.hidden_states;
+    params.dtype = DType::kFloat32;
+    params.q_stride = heads_stride;
+    params.k_stride = params.v_stride = hidden_size;
+    params.num_kv_heads = 1;
+    params.head_dim = static_cast<int>(hidden_size);
+    params.out = row_heads;
+    params.out_stride = heads_stride;
+    row_attention_region(params, context, kListAttention, reinterpret_cast<float*>(scratch));
+    context.barrier();
+    const std::int64_t first_value = q_size + kv_size;
+    head_products_phase<Policy>(
+        {.x = row_heads,
+         .x_dtype = DType::kFloat32,
+         .x_stride = heads_stride,
+         .out = context_out,
+         .out_dtype = kDType,
+         .out_stride = q_size,
+         .num_rows = p.num_seqs,
+         .num_heads = p.num_heads,
+         .in_features = hidden_size,
+         .out_features = p.head_dim},
+        [&](int head) { return slice(p.qkv, first_value + head / heads_per_kv_head * p.head_dim, p.head_dim); },
+        context, kListHeadContexts, scratch);
   }
 
   // A row of the stream after its product came back: `product` is that row's product, or unread without an out norm,
@@ -331,7 +405,11 @@ struct TransformerLayer {
       rotary_region(rotary_params(), context, kListRotary);
       context.barrier();
     }
-    attention_region(attention_params(), context, kListAttention, scratch);
+    if (is_folded) {
+      attend_folded(context, scratch);
+    } else {
+      attention_region(attention_params(), context, kListAttention, scratch);
+    }
     context.barrier();
     if (is_spread(context.num_threads())) {
       finish_spread(context, scratch);

@@ -177,6 +177,7 @@ class TransformerLayer:
         attn_out: Any,
         mlp_up: Any,
         mlp_down: Any,
+        row_keys: Any = None,
         norm: str,
         epsilon: float,
         attn_in_norm: NormVectors | None = None,
@@ -203,10 +204,12 @@ class TransformerLayer:
         """From packed weights (`ops.pack_weight`); norms, biases and rotary positions are there or not.
 
         qkv holds the query heads, then the key heads, then the value heads: [(num_heads + 2 * num_kv_heads) *
-        head_dim, hidden_size]. mlp_up comes from `ops.pack_gated_weight` where is_gated. norm is "rms" or "layer", for
-        all six norms; q_norm and k_norm [head_dim] are RMSNorms of each head before the rotation. window_size and
-        soft_cap as in `ops.attention_varlen`, rotary_dim and is_rotary_interleaved as in `ops.rotary`. Raises
-        ValueError where the parts do not fit each other.
+        head_dim, hidden_size]. mlp_up comes from `ops.pack_gated_weight` where is_gated. row_keys as in
+        `ops.fused_layer`: with them calls with `rows` project no keys and values, for layers without rotary positions,
+        q_norm, k_norm, attn_in_norm and soft cap. norm is "rms" or "layer", for all six norms; q_norm and k_norm
+        [head_dim] are RMSNorms of each head before the rotation. window_size and soft_cap as in
+        `ops.attention_varlen`, rotary_dim and is_rotary_interleaved as in `ops.rotary`. Raises ValueError where the
+        parts do not fit each other.
         """
         return cls(
             ops.fused_layer(
@@ -215,6 +218,7 @@ class TransformerLayer:
                 attn_out=attn_out,
                 mlp_up=mlp_up,
                 mlp_down=mlp_down,
+                row_keys=row_keys,
                 norm=norm,
                 epsilon=epsilon,
                 attn_in_norm=attn_in_norm,
@@ -298,13 +302,15 @@ class EncoderLayer:
         activation: str,
         num_heads: int,
         softmax_scale: float,
+        row_keys: Any = None,
     ) -> EncoderLayer:
-        """From packed weights; `qkv` is query, key and value stacked in that order."""
+        """From packed weights; `qkv` is query, key and value stacked in that order; row_keys: see `ops.fused_layer`."""
         layer = TransformerLayer.fuse(
             qkv=qkv,
             attn_out=attn_out.packed,
             mlp_up=mlp_up.packed,
             mlp_down=mlp_down.packed,
+            row_keys=row_keys,
             norm="layer",
             epsilon=attn_norm.epsilon,
             attn_residual_norm=attn_norm,

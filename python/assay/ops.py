@@ -321,9 +321,22 @@ def classifier_head(
     return out
 
 
-def fused_layer(device: Device = CPU, **parts: Any) -> Any:
-    """A transformer block of packed weights for `transformer_layer`; see `layers.TransformerLayer.fuse`."""
-    return cpu_module().TransformerLayer(**parts) if device.kernels is None else device.kernels.layer(**parts)
+def takes_row_keys(hidden_size: int, head_dim: int, device: Device = CPU) -> bool:
+    """Whether a layer of these sizes can have row_keys (`fused_layer`): on the CPU, where both are whole panels."""
+    multiple: int = cpu_module().ROW_KEYS_MULTIPLE
+    return device.kernels is None and hidden_size % multiple == 0 and head_dim % multiple == 0
+
+
+def fused_layer(device: Device = CPU, *, row_keys: Any = None, **parts: Any) -> Any:
+    """A transformer block of packed weights for `transformer_layer`; see `layers.TransformerLayer.fuse`.
+
+    row_keys, where `takes_row_keys`: the key projection of each key head transposed, one below the other, packed
+    [num_kv_heads * hidden_size, head_dim].
+    """
+    if device.kernels is None:
+        return cpu_module().TransformerLayer(row_keys=row_keys, **parts)
+    assert row_keys is None
+    return device.kernels.layer(**parts)
 
 
 def arithmetic_name(kind: str, device: Device = CPU) -> str:
@@ -365,8 +378,9 @@ def transformer_layer(
     bytes, 64-byte aligned (on CUDA 256). A layer with rotary positions takes position_ids int32
     [num_tokens] and the float32 tables cos and sin [num_positions, rotary_dim / 2]. With `rows` int32 [num_seqs] (the
     token index wanted of each sequence, in order) only those rows are computed, into rows_out [num_seqs, hidden_size],
-    which is returned, and hidden_states is left alone; each row is bitwise what the full call gives. schedule, on CUDA:
-    of `attention_schedule`; without one the layer makes its own.
+    which is returned, and hidden_states is left alone; each row is bitwise what the full call gives, but for a layer
+    with row_keys, which sums in another order. schedule, on CUDA: of `attention_schedule`; without one the layer makes
+    its own.
     """
     tensors = (hidden_states, cu_seqlens, max_seqlen, layer, workspace, position_ids, cos, sin, rows, rows_out)
     if device.kernels is None:

@@ -199,6 +199,11 @@ KERNEL_MODES = (*ONE_TOKEN_MODES, "mean")
 """Those `ops.pool` computes; the lengths of the sequences need not be known on the host."""
 
 
+def reads_one_token(modes: tuple[str, ...]) -> bool:
+    """Whether pooling in these modes, side by side, reads the hidden states of one token of each sequence only."""
+    return len(modes) == 1 and modes[0] in ONE_TOKEN_MODES
+
+
 def pool(hidden_states: Tensor, batch: RaggedBatch, modes: tuple[str, ...], device: Device = CPU) -> Tensor:
     """hidden_states [num_tokens, hidden_size] -> [num_seqs, len(modes) * hidden_size], modes side by side."""
     import torch

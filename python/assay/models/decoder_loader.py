@@ -51,12 +51,25 @@ class DecoderLoader:
         return listed + _with_bias(layer.q_norm, False) + _with_bias(layer.k_norm, False)
 
     def load(
-        self, weights: WeightMap, prefix: str, shape: DecoderShape, arithmetic: str, max_model_len: int
+        self,
+        weights: WeightMap,
+        prefix: str,
+        shape: DecoderShape,
+        arithmetic: str,
+        *,
+        max_model_len: int,
+        reads_one_token: bool,
     ) -> Decoder:
-        """Take every tensor; rotary tables are made for max_model_len positions."""
+        """Take every tensor; rotary tables are made for max_model_len positions.
+
+        reads_one_token changes nothing: no layer here can have row_keys (`ops.fused_layer`), for all have rotary
+        positions or an attn_in_norm.
+        """
         return self._load(_Reader(weights, prefix, shape, arithmetic, arithmetic), max_model_len)
 
-    def load_int8(self, weights: WeightMap, prefix: str, shape: DecoderShape, max_model_len: int) -> Decoder:
+    def load_int8(
+        self, weights: WeightMap, prefix: str, shape: DecoderShape, *, max_model_len: int, reads_one_token: bool
+    ) -> Decoder:
         """The same with layers in int8 and the rest in bfloat16."""
         return self._load(_Reader(weights, prefix, shape, "bfloat16", "int8"), max_model_len)
 

@@ -39,7 +39,11 @@ class Encoder:
         widths = [shape.hidden_size] + ([shape.embedding_size] if self.project is not None else [])
         size = sum(aligned(num_tokens * width * FLOAT32_BYTES) for width in widths)
         size += aligned(num_seqs * shape.hidden_size * FLOAT32_BYTES)
-        return size + aligned(self.layers[0].workspace_size(num_tokens, num_seqs))
+        return size + aligned(self._workspace_size(num_tokens, num_seqs))
+
+    def _workspace_size(self, num_tokens: int, num_seqs: int) -> int:
+        """All layers have one shape, but the last one may compute rows in a way of its own."""
+        return max(layer.workspace_size(num_tokens, num_seqs) for layer in (self.layers[0], self.layers[-1]))
 
     def positioned(self, batch: RaggedBatch) -> RaggedBatch:
         """Positions are those of `pack`."""
@@ -56,8 +60,7 @@ class Encoder:
         else:
             embedded = arena.take((batch.num_tokens, shape.embedding_size), torch.float32)
             self.project(self.embeddings(batch, out=embedded), out=hidden_states)
-        size = self.layers[0].workspace_size(batch.num_tokens, batch.num_seqs)  # all layers have one shape
-        workspace = arena.take((size,), torch.uint8)
+        workspace = arena.take((self._workspace_size(batch.num_tokens, batch.num_seqs),), torch.uint8)
         for layer in self.layers[:-1]:
             layer(hidden_states, batch, workspace)
         if rows is None:
@@ -93,28 +96,49 @@ class EncoderLoader:
         return names + [f"{module}.{kind}" for module in modules for kind in ("weight", "bias")]
 
     def load(
-        self, weights: WeightMap, prefix: str, shape: EncoderShape, arithmetic: str, max_model_len: int
+        self,
+        weights: WeightMap,
+        prefix: str,
+        shape: EncoderShape,
+        arithmetic: str,
+        *,
+        max_model_len: int,
+        reads_one_token: bool,
     ) -> Encoder:
-        """Take every tensor; the position table is kept whole whatever max_model_len."""
-        return self._load(weights, prefix, shape, arithmetic, arithmetic)
+        """Take every tensor; the position table is kept whole whatever max_model_len.
 
-    def load_int8(self, weights: WeightMap, prefix: str, shape: EncoderShape, max_model_len: int) -> Encoder:
+        reads_one_token: the last layer gets row_keys (`ops.fused_layer`) where it can have them.
+        """
+        return self._load(weights, prefix, shape, arithmetic, arithmetic, reads_one_token)
+
+    def load_int8(
+        self, weights: WeightMap, prefix: str, shape: EncoderShape, *, max_model_len: int, reads_one_token: bool
+    ) -> Encoder:
         """The same with layers in int8 and the rest in bfloat16."""
-        return self._load(weights, prefix, shape, "bfloat16", "int8")
+        return self._load(weights, prefix, shape, "bfloat16", "int8", reads_one_token)
 
     def _load(
-        self, weights: WeightMap, prefix: str, shape: EncoderShape, arithmetic: str, layer_arithmetic: str
+        self,
+        weights: WeightMap,
+        prefix: str,
+        shape: EncoderShape,
+        arithmetic: str,
+        layer_arithmetic: str,
+        reads_one_token: bool,
     ) -> Encoder:
         project = None
         if shape.embedding_size != shape.hidden_size:
             sizes = (shape.hidden_size, shape.embedding_size)
             project = Linear.load(weights, f"{prefix}embeddings_project", sizes, arithmetic)
+        folds = reads_one_token and ops.takes_row_keys(shape.hidden_size, shape.head_dim, weights.device)
+        last = shape.num_layers - 1
         return Encoder(
             shape=shape,
             embeddings=_load_embeddings(weights, f"{prefix}embeddings", shape, arithmetic),
             project=project,
             layers=tuple(
-                _load_layer(weights, prefix, i, self.layer, shape, layer_arithmetic) for i in range(shape.num_layers)
+                _load_layer(weights, prefix, i, self.layer, shape, layer_arithmetic, has_row_keys=folds and i == last)
+                for i in range(shape.num_layers)
             ),
         )
 
@@ -139,7 +163,14 @@ def _load_embeddings(weights: WeightMap, name: str, shape: EncoderShape, arithme
 
 
 def _load_layer(
-    weights: WeightMap, prefix: str, index: int, names: EncoderLayerNames, shape: EncoderShape, arithmetic: str
+    weights: WeightMap,
+    prefix: str,
+    index: int,
+    names: EncoderLayerNames,
+    shape: EncoderShape,
+    arithmetic: str,
+    *,
+    has_row_keys: bool,
 ) -> EncoderLayer:
     hidden, inner = shape.hidden_size, shape.intermediate_size
 
@@ -151,7 +182,7 @@ def _load_layer(
 
     qkv = [prefix + name.format(index) for name in (names.query, names.key, names.value)]
     return EncoderLayer.fuse(
-        qkv=_stacked(weights, qkv, hidden, arithmetic),
+        **_projections(weights, qkv, shape, arithmetic, has_row_keys=has_row_keys),
         attn_out=linear(names.attn_out, (hidden, hidden)),
         attn_norm=norm(names.attn_norm),
         mlp_up=linear(names.mlp_up, (inner, hidden)),
@@ -163,10 +194,17 @@ def _load_layer(
     )
 
 
-def _stacked(weights: WeightMap, names: list[str], size: int, arithmetic: str) -> Any:
-    """One packed weight [len(names) * size, size] from square ones."""
+def _projections(
+    weights: WeightMap, names: list[str], shape: EncoderShape, arithmetic: str, *, has_row_keys: bool
+) -> dict[str, Any]:
+    """qkv, packed from the square weights of query, key and value, and row_keys: the key's, transposed head by head."""
     import torch
 
+    size = shape.hidden_size
     weight = torch.cat([in_dtype(weights.take(f"{name}.weight", (size, size)), arithmetic) for name in names])
     bias = torch.cat([float32(weights.take(f"{name}.bias", (size,))) for name in names])
-    return ops.pack_weight(weight, bias, arithmetic, weights.device)
+    row_keys = None
+    if has_row_keys:
+        by_head = weight[size : 2 * size].view(shape.num_heads, shape.head_dim, size).transpose(1, 2)
+        row_keys = ops.pack_weight(by_head.reshape(-1, shape.head_dim), None, arithmetic)
+    return {"qkv": ops.pack_weight(weight, bias, arithmetic, weights.device), "row_keys": row_keys}

@@ -104,9 +104,19 @@ class BackboneLoader(Protocol[ShapeT_contra]):
         ...
 
     def load(
-        self, weights: WeightMap, prefix: str, shape: ShapeT_contra, arithmetic: str, max_model_len: int
+        self,
+        weights: WeightMap,
+        prefix: str,
+        shape: ShapeT_contra,
+        arithmetic: str,
+        *,
+        max_model_len: int,
+        reads_one_token: bool,
     ) -> Backbone:
-        """Take every tensor; no sequence will be longer than max_model_len tokens."""
+        """Take every tensor; no sequence will be longer than max_model_len tokens.
+
+        reads_one_token: calls will be with rows, and the last layer may be laid out for that.
+        """
         ...
 
 
@@ -114,7 +124,9 @@ class BackboneLoader(Protocol[ShapeT_contra]):
 class Int8Loader(Protocol):
     """A loader that can also pack the layers of a backbone in int8."""
 
-    def load_int8(self, weights: WeightMap, prefix: str, shape: Any, max_model_len: int) -> LayeredBackbone:
+    def load_int8(
+        self, weights: WeightMap, prefix: str, shape: Any, *, max_model_len: int, reads_one_token: bool
+    ) -> LayeredBackbone:
         """As `BackboneLoader.load` does in bfloat16, but for the layers."""
         ...
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from assay import ops
 from assay.arena import aligned
 from assay.models.plan import ALL_TOKENS
-from assay.pooler import KERNEL_MODES, ONE_TOKEN_MODES, ClassifierHead, pool
+from assay.pooler import KERNEL_MODES, ClassifierHead, pool, reads_one_token
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +47,7 @@ class TaskHead:
     @property
     def reads_one_token(self) -> bool:
         """Whether the last layer need compute one token of each sequence only."""
-        return len(self.pooling) == 1 and self.pooling[0] in ONE_TOKEN_MODES
+        return reads_one_token(self.pooling)
 
     @property
     def can_be_captured(self) -> bool:

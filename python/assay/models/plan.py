@@ -16,6 +16,7 @@ from assay.pooler import (
     SEQ_POOLING,
     Activation,
     active_task,
+    reads_one_token,
     resolve_activation,
     seq_pooling,
     with_pooling_in_use,
@@ -63,6 +64,11 @@ class Plan:
     embedding_size: int
     max_model_len: int
     max_model_len_source: str
+
+    @property
+    def reads_one_token(self) -> bool:
+        """Whether the task that will run reads one token of each sequence only."""
+        return reads_one_token(self.tasks[self.task])
 
 
 def make_plan(files: ModelFiles, hf_config: HFConfig, pooler_config: PoolerConfig, model_impl: str = "auto") -> Plan:
