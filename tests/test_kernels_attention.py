@@ -211,6 +211,22 @@ def test_attention_of_some_queries_equals_all(isa: str, dtype: torch.dtype) -> N
 
 
 @dtypes
+@pytest.mark.parametrize(("first", "last"), [(0, 70), (240, 290)])
+def test_attention_masks_change_no_bits(isa: str, first: int, last: int, dtype: torch.dtype) -> None:
+    """A causal row, beside rows that see fewer and more keys, against the same row alone with only its keys."""
+    case = make_case([last], dtype)
+    rows = range(first, last)
+    alone = Case(
+        case.q[first:],
+        torch.cat([case.k[: row + 1] for row in rows]),
+        torch.cat([case.v[: row + 1] for row in rows]),
+        reference.cu_seqlens([1 for _ in rows]),
+        reference.cu_seqlens([row + 1 for row in rows]),
+    )
+    assert torch.equal(run(alone), run(case, is_causal=True)[first:])
+
+
+@dtypes
 @causal
 def test_attention_keeps_a_bad_sequence_to_itself(isa: str, is_causal: bool, dtype: torch.dtype) -> None:
     lengths = [33, 5, 19, 64, 1]

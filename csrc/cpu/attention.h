@@ -72,19 +72,18 @@ inline std::int64_t last_key(const AttentionParams& p, const AttentionSequence& 
   return right < 0 ? sequence.seqlen_k : min_of(sequence.seqlen_k, sequence.q_position + row + right + 1);
 }
 
-// Rows [begin, end) of a strided matrix on their way into L2, or into L1 to be written. Rows of one head lie in
-// different pages, where no hardware prefetcher follows. Always inline: GCC does not count a prefetch as an effect, and
-// drops calls of a function that does nothing else.
-template <bool kForWrite, typename Element>
-[[gnu::always_inline]] inline void prefetch_rows(const Element* base, std::int64_t stride, int head_dim,
-                                                 std::int64_t begin, std::int64_t end) {
-  constexpr int kLocality = kForWrite ? 3 : 2;
-  for (std::int64_t row = begin; row < end; ++row) {
-    const char* at = reinterpret_cast<const char*>(base + row * stride);
-    const char* stop = reinterpret_cast<const char*>(base + row * stride + head_dim);
-    for (at -= reinterpret_cast<std::uintptr_t>(at) % kCacheLine; at < stop; at += kCacheLine) {
-      __builtin_prefetch(at, kForWrite, kLocality);
-    }
+// Where a row is wanted: in L2 for the next item, in L1 for the next block, or in L1 to be written.
+enum PrefetchKind { kForLater, kForRead, kForWrite };
+
+// A row of one head on its way into the cache. Rows of one head lie in different pages, where no hardware prefetcher
+// follows. Always inline: GCC does not count a prefetch as an effect, and drops calls of a function that does nothing
+// else.
+template <PrefetchKind kKind, typename Element>
+[[gnu::always_inline]] inline void prefetch_row(const Element* row, int head_dim) {
+  const char* at = reinterpret_cast<const char*>(row);
+  const char* stop = reinterpret_cast<const char*>(row + head_dim);
+  for (at -= reinterpret_cast<std::uintptr_t>(at) % kCacheLine; at < stop; at += kCacheLine) {
+    __builtin_prefetch(at, kKind == kForWrite, kKind == kForLater ? 2 : 3);
   }
 }
 
@@ -107,59 +106,6 @@ void store_attention_rows(const AttentionParams& p, const float* sums, std::int6
       }
     }
   }
-}
-
-// kFmaRows or fewer query rows, from row0 of the sequence on, against the packed keys and values.
-template <typename Operand>
-void attend_rows(const AttentionParams& p, const AttentionScratch<Operand>& sizes, float* scratch,
-                 const AttentionSequence& sequence, int head, std::int64_t row0, int num_rows) {
-  using Element = typename Operand::Element;
-  using Step = typename Operand::Step;
-  const std::int64_t token = sequence.q_start + row0;
-  const std::int64_t sums_stride = sizes.head_panels * kPanelCols;
-  const std::int64_t first = first_key(p, sequence, row0);
-  const std::int64_t last = last_key(p, sequence, row0 + num_rows - 1);
-  if (last <= first) return store_attention_rows<Operand>(p, nullptr, 0, nullptr, token, head, num_rows);
-
-  const Element* q = static_cast<const Element*>(p.q) + token * p.q_stride + head * p.head_dim;
-  const Element* out = static_cast<const Element*>(p.out) + token * p.out_stride + head * p.head_dim;
-  prefetch_rows<true>(out, p.out_stride, p.head_dim, 0, num_rows);
-  pack_queries<Operand>(q, p.q_stride, num_rows, sizes.num_units, scratch);
-  float* scores = scratch + sizes.scores;
-  float* sums = scratch + sizes.sums;
-  const float scale_log2 = p.soft_cap > 0 ? kLog2e : p.softmax_scale * kLog2e;
-  SoftmaxState state;
-  // The first tile begins where the window of the first row does. What it leaves out has weight 0 in every row of the
-  // block, so a row's bits do not depend on the rows beside it.
-  bool is_first = true;
-  for (std::int64_t tile = first / kKeyStep * kKeyStep; tile < last;) {
-    const std::int64_t tile_end = min_of((tile / kKeyTile + 1) * kKeyTile, last);
-    const std::int64_t tile_keys = tile_end - tile;
-    for (std::int64_t key = 0; key < tile_keys; key += kPanelCols) {
-      const float* panel = scratch + sizes.keys + (tile + key) / kPanelCols * sizes.key_panel_floats;
-      product<Step>(
-          {scratch, panel, sizes.num_units, nullptr, scores + block_offset(key), kBlockUnits, kBlockVecStride},
-          num_rows, tile_keys - key);
-    }
-    if (p.soft_cap > 0) cap_scores(scores, num_rows, tile_keys, p.softmax_scale, p.soft_cap);
-    std::int64_t hidden[kFmaRows];
-    std::int64_t visible[kFmaRows];
-    for (int r = 0; r < num_rows; ++r) {
-      hidden[r] = min_of(tile_keys, max_of(0, first_key(p, sequence, row0 + r) - tile));
-      visible[r] = min_of(tile_keys, last_key(p, sequence, row0 + r) - tile);
-    }
-    softmax_tile<Operand>(scores, num_rows, hidden, visible, tile_keys, scale_log2, state);
-    for (std::int64_t panel_idx = 0; panel_idx < sizes.head_panels; ++panel_idx) {
-      const float* panel =
-          scratch + sizes.values + panel_idx * sizes.value_panel_floats + tile / Operand::kPerUnit * kPanelCols;
-      product<Step>({scores, panel, ceil_div(tile_keys, Operand::kPerUnit), is_first ? nullptr : state.carry,
-                     sums + panel_idx * kPanelCols, sums_stride, kVecWidth},
-                    num_rows, p.head_dim - panel_idx * kPanelCols);
-    }
-    is_first = false;
-    tile = tile_end;
-  }
-  store_attention_rows<Operand>(p, sums, sums_stride, state.sum, token, head, num_rows);
 }
 
 // Chunks that every (sequence, head) is cut into: one where there are plenty of them.
@@ -205,29 +151,125 @@ struct AttentionSource {
         v(static_cast<const Element*>(p.v) + item.sequence.k_start * p.v_stride + item.kv_head * p.head_dim) {}
 };
 
-// The rows that a later item will read, fetched piece by piece while the item before it computes.
+// Steps that a block of query rows takes at most: places in its walk over the keys where rows of the next item are
+// fetched. Never 0.
+constexpr std::int64_t kStepsPerTile = 2;
+inline std::int64_t num_steps(const AttentionSequence& sequence) {
+  return kStepsPerTile * max_of(1, ceil_div(sequence.seqlen_k, kKeyTile));
+}
+
+// The rows that the next item will read, fetched a few at a time while an item computes. In one burst with the rows to
+// be written they fill the core's queue of misses, and every load behind them waits for memory.
 template <typename Operand>
-struct AttentionPrefetch {
-  const AttentionParams& p;
-  AttentionSource<Operand> source;
-  std::int64_t num_rows;
-  std::int64_t num_keys;
+class AttentionPrefetch {
+ public:
+  // num_steps: how many steps the item that computes takes; `next` is read over them.
+  AttentionPrefetch(const AttentionParams& p, const AttentionItem& next, bool is_packed, std::int64_t num_steps)
+      : p_(p),
+        source_(p, next),
+        num_rows_(next.end - next.begin),
+        num_keys_(is_packed ? 0 : next.sequence.seqlen_k),
+        rows_per_step_((max_of(num_rows_, num_keys_) << kFractionBits) / num_steps) {}
 
-  AttentionPrefetch(const AttentionParams& params, const AttentionItem& item, bool is_packed)
-      : p(params),
-        source(params, item),
-        num_rows(item.end - item.begin),
-        num_keys(is_packed ? 0 : item.sequence.seqlen_k) {}
-
-  // The share of the work from part / num_parts to end / num_parts.
-  [[gnu::always_inline]] inline void fetch(std::int64_t part, std::int64_t end, std::int64_t num_parts) const {
-    prefetch_rows<false>(source.q, p.q_stride, p.head_dim, num_rows * part / num_parts, num_rows * end / num_parts);
-    const std::int64_t first = num_keys * part / num_parts;
-    const std::int64_t last = num_keys * end / num_parts;
-    prefetch_rows<false>(source.k, p.k_stride, p.head_dim, first, last);
-    prefetch_rows<false>(source.v, p.v_stride, p.head_dim, first, last);
+  // Fetches what belongs to the steps before `step`.
+  [[gnu::always_inline]] inline void advance(std::int64_t step) {
+    fetch_until((step * rows_per_step_) >> kFractionBits);
   }
+  [[gnu::always_inline]] inline void finish() { fetch_until(max_of(num_rows_, num_keys_)); }
+
+ private:
+  // A fixed-point number, because a division per step would show.
+  static constexpr int kFractionBits = 16;
+
+  [[gnu::always_inline]] inline void fetch_until(std::int64_t until) {
+    for (; row_ < until; ++row_) {
+      if (row_ < num_rows_) prefetch_row<kForLater>(source_.q + row_ * p_.q_stride, p_.head_dim);
+      if (row_ < num_keys_) {
+        prefetch_row<kForLater>(source_.k + row_ * p_.k_stride, p_.head_dim);
+        prefetch_row<kForLater>(source_.v + row_ * p_.v_stride, p_.head_dim);
+      }
+    }
+  }
+
+  const AttentionParams& p_;
+  AttentionSource<Operand> source_;
+  std::int64_t num_rows_;
+  std::int64_t num_keys_;
+  std::int64_t rows_per_step_;
+  std::int64_t row_ = 0;
 };
+
+// Scores of keys [tile, tile_end) -> probs, for num_rows rows from row0 of the sequence on.
+template <typename Operand>
+void softmax_rows(const AttentionParams& p, const AttentionSequence& sequence, std::int64_t row0, int num_rows,
+                  std::int64_t tile, std::int64_t tile_end, float* scores, SoftmaxState& state) {
+  const float scale_log2 = p.soft_cap > 0 ? kLog2e : p.softmax_scale * kLog2e;
+  const std::int64_t num_keys = tile_end - tile;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  if (first_key(p, sequence, row0 + num_rows - 1) <= tile && last_key(p, sequence, row0) >= tile_end) {
+    return softmax_whole_tile(scores, num_rows, num_keys, scale_log2, state);
+  }
+#endif
+  std::int64_t hidden[kFmaRows];
+  std::int64_t visible[kFmaRows];
+  for (int r = 0; r < num_rows; ++r) {
+    hidden[r] = min_of(num_keys, max_of(0, first_key(p, sequence, row0 + r) - tile));
+    visible[r] = min_of(num_keys, last_key(p, sequence, row0 + r) - tile);
+  }
+  softmax_tile<Operand>(scores, num_rows, hidden, visible, num_keys, scale_log2, state);
+}
+
+// kFmaRows or fewer query rows, from row0 of the sequence on, against the packed keys and values.
+template <typename Operand>
+void attend_rows(const AttentionParams& p, const AttentionScratch<Operand>& sizes, float* scratch,
+                 const AttentionItem& item, std::int64_t row0, int num_rows, AttentionPrefetch<Operand>& prefetch) {
+  using Element = typename Operand::Element;
+  using Step = typename Operand::Step;
+  const AttentionSequence& sequence = item.sequence;
+  const int head = item.head;
+  const std::int64_t token = sequence.q_start + row0;
+  const std::int64_t sums_stride = sizes.head_panels * kPanelCols;
+  const std::int64_t first = first_key(p, sequence, row0);
+  const std::int64_t last = last_key(p, sequence, row0 + num_rows - 1);
+  if (last <= first) return store_attention_rows<Operand>(p, nullptr, 0, nullptr, token, head, num_rows);
+
+  const Element* q = static_cast<const Element*>(p.q) + token * p.q_stride + head * p.head_dim;
+  const Element* out = static_cast<const Element*>(p.out) + token * p.out_stride + head * p.head_dim;
+  pack_queries<Operand>(q, p.q_stride, num_rows, sizes.num_units, scratch);
+  float* scores = scratch + sizes.scores;
+  float* sums = scratch + sizes.sums;
+  SoftmaxState state;
+  // The first tile begins where the window of the first row does. What it leaves out has weight 0 in every row of the
+  // block, so a row's bits do not depend on the rows beside it.
+  bool is_first = true;
+  const std::int64_t first_step = (row0 - item.begin) / kFmaRows * num_steps(sequence);
+  for (std::int64_t tile = first / kKeyStep * kKeyStep; tile < last;) {
+    const std::int64_t tile_end = min_of((tile / kKeyTile + 1) * kKeyTile, last);
+    const std::int64_t tile_keys = tile_end - tile;
+    const float* keys = scratch + sizes.keys + tile / kPanelCols * sizes.key_panel_floats;
+    product<Step>({scratch, keys, sizes.key_panel_floats, sizes.num_units, nullptr, scores, 0}, num_rows, tile_keys);
+    const std::int64_t step = first_step + tile / kKeyTile * kStepsPerTile;
+    prefetch.advance(step + 1);
+    if (is_first) {
+      for (int r = 0; r < num_rows; ++r) prefetch_row<kForWrite>(out + r * p.out_stride, p.head_dim);
+    }
+    if (p.soft_cap > 0) cap_scores(scores, num_rows, tile_keys, p.softmax_scale, p.soft_cap);
+    softmax_rows<Operand>(p, sequence, row0, num_rows, tile, tile_end, scores, state);
+    prefetch.advance(step + 2);
+    if (is_first) {  // the queries of the next block
+      for (int r = num_rows; r < 2 * num_rows && row0 + r < item.end; ++r) {
+        prefetch_row<kForRead>(q + r * p.q_stride, p.head_dim);
+      }
+    }
+    const float* values = scratch + sizes.values + tile / Operand::kPerUnit * kPanelCols;
+    product<Step>({scores, values, sizes.value_panel_floats, ceil_div(tile_keys, Operand::kPerUnit),
+                   is_first ? nullptr : state.carry, sums, sums_stride},
+                  num_rows, p.head_dim);
+    is_first = false;
+    tile = tile_end;
+  }
+  store_attention_rows<Operand>(p, sums, sums_stride, state.sum, token, head, num_rows);
+}
 
 template <typename Operand>
 void attention_items(const AttentionParams& p, ThreadContext& context, int list, float* scratch) {
@@ -254,14 +296,15 @@ void attention_items(const AttentionParams& p, ThreadContext& context, int list,
       packed_seq = item.seq;
       packed_kv_head = item.kv_head;
     }
-    const bool has_next = next_idx < num_items;
-    const AttentionItem next = has_next ? attention_item(p, num_chunks, next_idx) : item;
-    const AttentionPrefetch<Operand> prefetch(p, next, is_packed(next));
+    // Without a next item its own rows are named, and are in the cache.
+    const AttentionItem next = next_idx < num_items ? attention_item(p, num_chunks, next_idx) : item;
+    AttentionPrefetch<Operand> prefetch(p, next, is_packed(next),
+                                        ceil_div(num_rows, kFmaRows) * num_steps(item.sequence));
     for (std::int64_t row = 0; row < num_rows; row += kFmaRows) {
       const std::int64_t end = min_of(num_rows, row + kFmaRows);
-      if (has_next) prefetch.fetch(row, end, num_rows);
-      attend_rows<Operand>(p, sizes, scratch, item.sequence, item.head, item.begin + row, static_cast<int>(end - row));
+      attend_rows<Operand>(p, sizes, scratch, item, item.begin + row, static_cast<int>(end - row), prefetch);
     }
+    prefetch.finish();
   }
 }
 

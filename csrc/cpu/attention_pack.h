@@ -128,12 +128,20 @@ Vec value_units(const typename Operand::Element* v, std::int64_t v_stride, std::
 template <typename Operand>
 void pack_values(const typename Operand::Element* v, std::int64_t v_stride, std::int64_t num_keys, int head_dim,
                  std::int64_t panel_floats, float* packed) {
+  // Row by row, a cache line of it at a time: rows collide in the L1 cache, so a second pass would read them from L2.
+  const int whole_cols = head_dim / kPanelCols * kPanelCols;
   for (std::int64_t key = 0; key < num_keys; key += Operand::kPerUnit) {
     const typename Operand::Element* row = v + key * v_stride;
     float* units = packed + key / Operand::kPerUnit * kPanelCols;
-    for (int col = 0; col < head_dim; col += kVecWidth) {
-      vec_store(units + col / kPanelCols * panel_floats + col % kPanelCols,
-                value_units<Operand>(row + col, v_stride, head_dim - col, num_keys - key));
+    const std::int64_t keys_left = num_keys - key;
+    for (int col = 0; col < whole_cols; col += kPanelCols, units += panel_floats) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kPanelCols; i += kVecWidth) {
+        vec_store(units + i, value_units<Operand>(row + col + i, v_stride, kVecWidth, keys_left));
+      }
+    }
+    for (int col = whole_cols; col < head_dim; col += kVecWidth) {
+      vec_store(units + col - whole_cols, value_units<Operand>(row + col, v_stride, head_dim - col, keys_left));
     }
   }
 }

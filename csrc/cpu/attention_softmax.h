@@ -29,19 +29,21 @@ inline Vec first_lanes(Vec v, std::int64_t n, Vec other) {
   return vec_select_lt(vec_load(kLaneIndex), vec_set1(static_cast<float>(n)), v, other);
 }
 
+// Rows of a block, in whole vectors.
+constexpr int kStateRows = (kFmaRows + kVecWidth - 1) / kVecWidth * kVecWidth;
+
 struct SoftmaxState {
   SoftmaxState() {
-    for (int r = 0; r < 16; ++r) {
+    for (int r = 0; r < kStateRows; ++r) {
       max[r] = -__builtin_inff();
       sum[r] = 0.0f;
       carry[r] = 0.0f;
     }
   }
-  alignas(64) float max[16];    // of the scores so far, unscaled
-  alignas(64) float sum[16];    // of the probs so far
-  alignas(64) float carry[16];  // what the last tile's new maximum scales older sums by
+  alignas(64) float max[kStateRows];    // of the scores so far, unscaled
+  alignas(64) float sum[kStateRows];    // of the probs so far
+  alignas(64) float carry[kStateRows];  // what the last tile's new maximum scales older sums by
 };
-static_assert(kFmaRows <= 16);
 
 // A row's scores stand kBlockUnits at a time, kBlockFloats apart. Only the last visible ones need lanes masked.
 // The first num_hidden do not count.
@@ -163,7 +165,7 @@ inline void cap_scores(float* scores, int num_rows, std::int64_t num_keys, float
 template <typename Operand>
 void softmax_tile(float* scores, int num_rows, const std::int64_t* hidden, const std::int64_t* visible,
                   std::int64_t num_keys, float scale_log2, SoftmaxState& state) {
-  alignas(64) float tile_sum[16] = {};
+  alignas(64) float tile_sum[kStateRows] = {};
   for (int r = 0; r < num_rows; ++r) {
     const float tile_max = row_max(scores + r * kBlockUnits, hidden[r], visible[r]);
     const float max = tile_max > state.max[r] ? tile_max : state.max[r];
@@ -174,9 +176,13 @@ void softmax_tile(float* scores, int num_rows, const std::int64_t* hidden, const
     tile_sum[r] =
         row_probs<Operand>(scores + r * kBlockUnits, hidden[r], visible[r], num_keys, scale_log2, state.max[r]);
   }
-  for (int r = 0; r < 16; r += kVecWidth) {
+  for (int r = 0; r < kStateRows; r += kVecWidth) {
     const Vec carry = exp2_of_nonpositive(vec_load(state.carry + r), kExp2Terms);
     vec_store(state.carry + r, carry);
     vec_store(state.sum + r, vec_fma(vec_load(state.sum + r), carry, vec_load(tile_sum + r)));
   }
 }
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+#include "cpu/attention_softmax_avx2.h"
+#endif

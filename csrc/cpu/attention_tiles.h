@@ -39,84 +39,98 @@ struct DotStep {
 #endif
 
 struct Product {
-  const float* rows;   // row blocks
-  const float* panel;  // one column panel
+  const float* rows;    // row blocks
+  const float* panels;  // column panels
+  std::int64_t panel_floats;
   std::int64_t num_units;
-  const float* carry;  // [kFmaRows] out = rows . panel + carry * out, or nullptr: out = rows . panel
+  const float* carry;  // [kFmaRows] out = rows . panels + carry * out, or nullptr: out = rows . panels
   float* out;
-  std::int64_t out_row_stride;
-  std::int64_t out_vec_stride;
+  std::int64_t out_row_stride;  // 0: out are row blocks
+
+  float* out_panel(std::int64_t panel_idx) const {
+    const std::int64_t col = panel_idx * kPanelCols;
+    return out + (out_row_stride == 0 ? block_offset(col) : col);
+  }
 };
 
+// Panels [panel_idx, last_panel).
 template <typename Step, int kUsedRows, int kUsedVecs>
-void product_rows(const Product& p) {
-  Vec acc[kUsedRows][kUsedVecs];
-#pragma GCC unroll 16
-  for (int r = 0; r < kUsedRows; ++r) {
-#pragma GCC unroll 8
-    for (int j = 0; j < kUsedVecs; ++j) acc[r][j] = vec_zero();
-  }
-  if (p.carry != nullptr) {
+void product_rows(const Product& p, std::int64_t panel_idx, std::int64_t last_panel) {
+  const std::int64_t row_stride = p.out_row_stride == 0 ? kBlockUnits : p.out_row_stride;
+  const std::int64_t vec_stride = p.out_row_stride == 0 ? kBlockVecStride : kVecWidth;
+  for (; panel_idx < last_panel; ++panel_idx) {
+    float* out = p.out_panel(panel_idx);
+    Vec acc[kUsedRows][kUsedVecs];
 #pragma GCC unroll 16
     for (int r = 0; r < kUsedRows; ++r) {
-      const Vec carry = vec_set1(p.carry[r]);
 #pragma GCC unroll 8
-      for (int j = 0; j < kUsedVecs; ++j) {
-        acc[r][j] = vec_mul(carry, vec_load(p.out + r * p.out_row_stride + j * p.out_vec_stride));
+      for (int j = 0; j < kUsedVecs; ++j) acc[r][j] = vec_zero();
+    }
+    if (p.carry != nullptr) {
+#pragma GCC unroll 16
+      for (int r = 0; r < kUsedRows; ++r) {
+        const Vec carry = vec_set1(p.carry[r]);
+#pragma GCC unroll 8
+        for (int j = 0; j < kUsedVecs; ++j) {
+          acc[r][j] = vec_mul(carry, vec_load(out + r * row_stride + j * vec_stride));
+        }
       }
     }
-  }
-  const float* rows = p.rows;
-  const float* panel = p.panel;
-  const auto step = [&](int unit) __attribute__((always_inline)) {
-    typename Step::Lanes cols[kUsedVecs];
+    const float* rows = p.rows;
+    const float* panel = p.panels + panel_idx * p.panel_floats;
+    const auto step = [&](int unit) __attribute__((always_inline)) {
+      typename Step::Lanes cols[kUsedVecs];
 #pragma GCC unroll 8
-    for (int j = 0; j < kUsedVecs; ++j) cols[j] = Step::load(panel + unit * kPanelCols + j * kVecWidth);
+      for (int j = 0; j < kUsedVecs; ++j) cols[j] = Step::load(panel + unit * kPanelCols + j * kVecWidth);
+#pragma GCC unroll 16
+      for (int r = 0; r < kUsedRows; ++r) {
+        const typename Step::Lanes row = Step::broadcast(rows + r * kBlockUnits + unit);
+#pragma GCC unroll 8
+        for (int j = 0; j < kUsedVecs; ++j) acc[r][j] = Step::add(row, cols[j], acc[r][j]);
+      }
+    };
+    std::int64_t left = p.num_units;
+    for (; left >= kBlockUnits; left -= kBlockUnits) {
+#pragma GCC unroll 4
+      for (int unit = 0; unit < kBlockUnits; ++unit) step(unit);
+      rows += kBlockFloats;
+      panel += kBlockUnits * kPanelCols;
+    }
+#pragma GCC unroll 1
+    for (int unit = 0; unit < left; ++unit) step(unit);
 #pragma GCC unroll 16
     for (int r = 0; r < kUsedRows; ++r) {
-      const typename Step::Lanes row = Step::broadcast(rows + r * kBlockUnits + unit);
 #pragma GCC unroll 8
-      for (int j = 0; j < kUsedVecs; ++j) acc[r][j] = Step::add(row, cols[j], acc[r][j]);
+      for (int j = 0; j < kUsedVecs; ++j) vec_store(out + r * row_stride + j * vec_stride, acc[r][j]);
     }
-  };
-  std::int64_t left = p.num_units;
-  for (; left >= kBlockUnits; left -= kBlockUnits) {
-#pragma GCC unroll 4
-    for (int unit = 0; unit < kBlockUnits; ++unit) step(unit);
-    rows += kBlockFloats;
-    panel += kBlockUnits * kPanelCols;
-  }
-#pragma GCC unroll 1
-  for (int unit = 0; unit < left; ++unit) step(unit);
-#pragma GCC unroll 16
-  for (int r = 0; r < kUsedRows; ++r) {
-#pragma GCC unroll 8
-    for (int j = 0; j < kUsedVecs; ++j) vec_store(p.out + r * p.out_row_stride + j * p.out_vec_stride, acc[r][j]);
   }
 }
 
 // May compute a few rows more than num_rows; their operands are stale scratch and nobody reads their result.
 template <typename Step, int kUsedVecs>
-void product_vecs(const Product& p, int num_rows) {
+void product_vecs(const Product& p, int num_rows, std::int64_t first_panel, std::int64_t last_panel) {
   if constexpr (kFmaRows == 14) {
-    if (num_rows > 12) return product_rows<Step, 14, kUsedVecs>(p);
-    if (num_rows > 10) return product_rows<Step, 12, kUsedVecs>(p);
-    if (num_rows > 8) return product_rows<Step, 10, kUsedVecs>(p);
-    if (num_rows > 6) return product_rows<Step, 8, kUsedVecs>(p);
-    if (num_rows > 4) return product_rows<Step, 6, kUsedVecs>(p);
+    if (num_rows > 12) return product_rows<Step, 14, kUsedVecs>(p, first_panel, last_panel);
+    if (num_rows > 10) return product_rows<Step, 12, kUsedVecs>(p, first_panel, last_panel);
+    if (num_rows > 8) return product_rows<Step, 10, kUsedVecs>(p, first_panel, last_panel);
+    if (num_rows > 6) return product_rows<Step, 8, kUsedVecs>(p, first_panel, last_panel);
+    if (num_rows > 4) return product_rows<Step, 6, kUsedVecs>(p, first_panel, last_panel);
   } else {
-    if (num_rows > 4) return product_rows<Step, kFmaRows, kUsedVecs>(p);
+    if (num_rows > 4) return product_rows<Step, kFmaRows, kUsedVecs>(p, first_panel, last_panel);
   }
-  if (num_rows > 2) return product_rows<Step, 4, kUsedVecs>(p);
-  if (num_rows > 1) return product_rows<Step, 2, kUsedVecs>(p);
-  return product_rows<Step, 1, kUsedVecs>(p);
+  if (num_rows > 2) return product_rows<Step, 4, kUsedVecs>(p, first_panel, last_panel);
+  if (num_rows > 1) return product_rows<Step, 2, kUsedVecs>(p, first_panel, last_panel);
+  return product_rows<Step, 1, kUsedVecs>(p, first_panel, last_panel);
 }
 
-// The first num_cols (rounded up to vectors) columns of a panel.
+// The first num_cols columns (rounded up to vectors) of the panels.
 template <typename Step>
 void product(const Product& p, int num_rows, std::int64_t num_cols) {
+  // A last panel of one vector is computed as half a panel.
+  constexpr std::int64_t kHalfCols = kVecWidth > 1 ? kVecWidth : 0;
+  const std::int64_t num_whole = (num_cols - kHalfCols + kPanelCols - 1) / kPanelCols;
+  if (num_whole > 0) product_vecs<Step, kFmaVecs>(p, num_rows, 0, num_whole);
   if constexpr (kVecWidth > 1) {
-    if (num_cols <= kVecWidth) return product_vecs<Step, 1>(p, num_rows);
+    if (num_whole * kPanelCols < num_cols) product_vecs<Step, 1>(p, num_rows, num_whole, num_whole + 1);
   }
-  product_vecs<Step, kFmaVecs>(p, num_rows);
 }

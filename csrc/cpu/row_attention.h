@@ -63,20 +63,15 @@ inline void attend_heads(const AttentionParams& p, const RowAttentionScratch& si
     pack_keys<Float32Operand>(rows, p.k_stride, num_keys, p.head_dim, sizes.key_panel_floats, scratch + sizes.keys);
     pack_values<Float32Operand>(rows, p.k_stride, num_keys, p.head_dim, sizes.kValuePanelFloats,
                                 scratch + sizes.values);
-    for (std::int64_t key = 0; key < num_keys; key += kPanelCols) {
-      const float* panel = scratch + sizes.keys + key / kPanelCols * sizes.key_panel_floats;
-      product<FmaStep>({scratch, panel, p.head_dim, nullptr, scores + block_offset(key), kBlockUnits, kBlockVecStride},
-                       num_heads, num_keys - key);
-    }
+    product<FmaStep>({scratch, scratch + sizes.keys, sizes.key_panel_floats, p.head_dim, nullptr, scores, 0}, num_heads,
+                     num_keys);
     // The walk begins and ends where the query's window does: all keys of a tile are seen, by all heads alike.
     const std::int64_t hidden[kFmaRows] = {};
     std::int64_t visible[kFmaRows];
     for (std::int64_t& count : visible) count = num_keys;
     softmax_tile<Float32Operand>(scores, num_heads, hidden, visible, num_keys, p.softmax_scale * kLog2e, state);
-    for (std::int64_t col = 0; col < p.head_dim; col += kPanelCols) {
-      const float* panel = scratch + sizes.values + col / kPanelCols * sizes.kValuePanelFloats;
-      product<FmaStep>({scores, panel, num_keys, carry, sums + col, p.head_dim, kVecWidth}, num_heads, kPanelCols);
-    }
+    product<FmaStep>({scores, scratch + sizes.values, sizes.kValuePanelFloats, num_keys, carry, sums, p.head_dim},
+                     num_heads, p.head_dim);
     carry = state.carry;
   }
   for (int r = 0; r < num_heads; ++r) {
