@@ -24,14 +24,12 @@ import checkpoints
 import machine
 import workload
 from live_server import LiveServer, exit_on_sigterm
-from load_generator import BlockingConnection, Load
+from load_generator import BlockingConnection, Load, encoded
 from server_contenders import ServerSetup, start_assay
-from server_measure import send
 
 TEXT_BYTES = 1_000_000
 HEALTH = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 CHECK_EVERY_S = 0.005
-REQUESTS_PER_LOAD = 8
 LOADS = {
     "idle": None,
     "truncated": ("/classify", {"truncate_prompt_tokens": -1}, "input"),
@@ -81,19 +79,23 @@ def beside(server: LiveServer, name: str, num_clients: int, num_checks: int, tex
     done = threading.Event()
     answered = [0] * num_clients
 
-    def client(number: int) -> None:
-        assert LOADS[name] is not None
-        path, fields, field = LOADS[name]
-        body = {**fields, field: text}
+    # Threads that wait in system calls: clients of a real server would not take its cores at all.
+    def client(number: int, request: bytes) -> None:
+        connection = BlockingConnection(server.port)
         while not done.is_set():
-            send(Load(server.port, path, [body], REQUESTS_PER_LOAD))
-            answered[number] += REQUESTS_PER_LOAD
+            status, reply = connection.send(request)
+            if status != 200:
+                raise RuntimeError(f"{name}: status {status}: {reply[:200]!r}")
+            answered[number] += 1
+        connection.close()
 
-    count = num_clients if LOADS[name] else 0
-    with ThreadPoolExecutor(max(1, count)) as pool:
-        clients = [pool.submit(client, number) for number in range(count)]
-        if clients:
-            time.sleep(2.0)  # their processes have started by then
+    load = LOADS[name]
+    requests: list[bytes] = []
+    if load is not None:
+        path, fields, field = load
+        requests = encoded(Load(server.port, path, [{**fields, field: text}], 1)) * num_clients
+    with ThreadPoolExecutor(num_clients) as pool:
+        clients = [pool.submit(client, number, request) for number, request in enumerate(requests)]
         try:
             seconds = check(server.port, num_checks)
         finally:

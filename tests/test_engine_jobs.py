@@ -64,6 +64,32 @@ def test_start_returns_before_the_text_is_tokenised() -> None:
         assert ticket.times.tokenize_s >= 0.3
 
 
+@pytest.mark.parametrize(("gather_s", "first_batch"), [(60.0, 64), (0.0, 8)])
+def test_a_job_that_is_alone_fills_its_first_batch(
+    monkeypatch: pytest.MonkeyPatch, gather_s: float, first_batch: int
+) -> None:
+    """Chunks of 8, 16, 32, ... prompts come 20 ms apart; with no time to gather the model begins with the first."""
+    monkeypatch.setattr("assay.engine.ticket.GATHER_S", gather_s)
+    engine, model = make_engine(
+        tokenizer=FakeTokenizer(delay_s=0.02), max_batch_size=64, max_batch_tokens=10_000, tokenizer_threads=1
+    )
+    with engine:
+        assert len(answers(engine.start(job([f"abc {number}" for number in range(200)])))) == 200
+    assert len(model.batches[0]) == first_batch
+
+
+def test_a_job_beside_another_one_does_not_gather(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assay.engine.ticket.GATHER_S", 60.0)
+    engine, model = make_engine(
+        tokenizer=FakeTokenizer(delay_s=0.02), max_batch_size=64, max_batch_tokens=10_000, tokenizer_threads=1
+    )
+    with engine:
+        tickets = [engine.start(job([f"{name} {number}" for number in range(200)])) for name in "ab"]
+        for ticket in tickets:
+            answers(ticket)
+    assert len(model.batches[0]) <= 16, "the first chunks were computed while the next ones were tokenised"
+
+
 def test_a_long_job_does_not_keep_a_short_one_waiting() -> None:
     engine, model = make_engine()
     with engine:

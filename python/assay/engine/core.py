@@ -33,6 +33,8 @@ AHEAD_BATCHES = 4
 """How far one job is tokenised ahead of the model, in units of max_batch_size prompts."""
 AHEAD_TOKEN_BUDGETS = 16
 """The same in units of max_batch_tokens: prompts may be long."""
+GATHERED_TOKEN_BUDGETS = 2
+"""What a job that is alone gathers before the model begins, in units of max_batch_tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ class Engine:
             max_chunks=config.tokenizer_threads + 1,
             max_prompts=AHEAD_BATCHES * config.max_batch_size,
             max_tokens=AHEAD_TOKEN_BUDGETS * config.max_batch_tokens,
+            gather_tokens=GATHERED_TOKEN_BUDGETS * config.max_batch_tokens,
             wake=wake,
         )
         self._finalizer = weakref.finalize(self, _shut_down, self._parts)

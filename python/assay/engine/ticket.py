@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 FEW_PROMPTS = 4
 """Up to this many prompts are computed by the thread that tokenises them, where the model is free."""
+GATHER_S = 0.02
+"""How long a job that is alone waits at most for its first batches to fill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Parts:
 
     max_chunks: chunks of one job that are with the pool at a time; more would delay the chunks of other jobs.
     max_prompts, max_tokens: how far one job is tokenised ahead; bounds memory, and what a stop has wasted.
+    gather_tokens: what a job that is alone gathers before the model begins with it.
     wake: called when a short input is about to be computed.
     """
 
@@ -46,6 +49,7 @@ class Parts:
     max_chunks: int
     max_prompts: int
     max_tokens: int
+    gather_tokens: int
     wake: Callable[[], None]
 
 
@@ -73,6 +77,8 @@ class Ticket:
         self._num_done = 0
         self._num_ahead = 0  # prompts that are with the pool or wait for the model
         self._tokens_ahead = 0
+        self._is_gathering = len(job) > FEW_PROMPTS
+        self._gathered: list[Request] = []
         self._failure: tuple[int, Exception] | None = None  # with the first prompt of the chunk it came from
         self._is_over = False
         estimate = job.estimated_tokens()
@@ -151,12 +157,28 @@ class Ticket:
                 requests = self._requests(start, stop)
         except BaseException as err:  # a panic of the tokenizer's Rust code is not an Exception
             self._note_failure(start, _tokenize_error(err))
-        if requests:
-            self._queue(requests)
         with self._changed:
             self._tokenizing.discard(start)
         self._fail_if_decided()
         self._tokenize_more()
+        if requests := self._ready(requests):
+            self._queue(requests)
+
+    def _ready(self, requests: list[Request]) -> list[Request]:
+        """What the model shall have now of what is tokenised.
+
+        Begun with the first chunk, it would compute a small batch on cores that tokenise the next ones, and each of its
+        threads would wait at every barrier for the one that lost its core.
+        """
+        with self._changed:
+            self._gathered += requests
+            if self._is_gathering and self._tokenizing and self._tokens_ahead < self._parts.gather_tokens:
+                is_alone = self._parts.admission.num_jobs == 1
+                if is_alone and time.perf_counter() - self._start < GATHER_S:
+                    return []
+            self._is_gathering = False
+            ready, self._gathered = self._gathered, []
+            return ready
 
     def _queue(self, requests: list[Request]) -> None:
         worker = self._parts.worker
