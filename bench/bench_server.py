@@ -6,16 +6,14 @@ python bench/bench_server.py [--rounds N] [--contenders assay,fastapi-st,infinit
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import checkpoints
 import contender
-import machine
+import record
 import server_report
 import workload
 from bench_rerank import silence
@@ -40,7 +38,6 @@ NUM_LATENCY_CALLS, QUICK_LATENCY_CALLS = 200, 30
 GROUP_SIZE = 32
 OPEN_SHARES = (0.3, 0.6)
 """Rates of the open loop, as shares of what the library does in one call on this machine."""
-RESULTS = Path(__file__).parent / "results"
 
 
 def parse_args() -> argparse.Namespace:
@@ -164,21 +161,12 @@ def main() -> None:
     finally:
         for each in running:
             each.server.stop()
-    header = {
-        "benchmark": "server",
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python", "bench/bench_server.py", *sys.argv[1:]]),
-        "commit": machine.commit(),
-        "num_threads": args.threads,
-        "machine": machine.describe(),
-        "skipped": skipped,
-    }
+    header = record.facts("server", args.threads) | {"skipped": skipped}
     if not args.no_save and not args.quick:
-        stem = f"server-minilm-{header['date']}-{header['machine']['cpu_slug']}"
-        server_report.write_json(RESULTS / f"{stem}.json", header, results)
+        path = record.path_of("server-minilm", header)
         title = f"{header['machine']['cpu']}, {args.threads} threads, {header['date']}"
-        server_report.write_plot(RESULTS / f"{stem}.png", title, results)
-        print(f"wrote bench/results/{stem}.json and .png")
+        server_report.write_plot(record.picture(path), title, results)
+        record.write(path, header | server_report.as_json(results))
 
 
 if __name__ == "__main__":

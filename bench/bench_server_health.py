@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
-import json
 import os
-import sys
 import tempfile
 import threading
 import time
@@ -21,11 +18,12 @@ from pathlib import Path
 import numpy as np
 
 import checkpoints
-import machine
+import record
 import workload
 from live_server import LiveServer, exit_on_sigterm
 from load_generator import BlockingConnection, Load, encoded
 from server_contenders import ServerSetup, start_assay
+from server_measure import percentiles_ms
 
 TEXT_BYTES = 1_000_000
 HEALTH = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
@@ -36,7 +34,6 @@ LOADS = {
     "whole": ("/tokenize", {}, "prompt"),
 }
 """Path, fields and the field of the text: cut to the model's length before it is scored, or tokenised to its end."""
-RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +99,7 @@ def beside(server: LiveServer, name: str, num_clients: int, num_checks: int, tex
             done.set()
         for future in clients:
             future.result()
-    p50, p90, p99 = (1e3 * float(np.percentile(seconds, p)) for p in (50, 90, 99))
-    return HealthTimes(name, p50, p90, p99, 1e3 * max(seconds), num_checks, sum(answered))
+    return HealthTimes(name, *percentiles_ms(seconds), 1e3 * max(seconds), num_checks, sum(answered))
 
 
 def main() -> None:
@@ -131,20 +127,12 @@ def main() -> None:
             )
     if args.no_save:
         return
-    header = {
-        "benchmark": "server-health",
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python", "bench/bench_server_health.py", *sys.argv[1:]]),
-        "commit": machine.commit(),
-        "num_threads": args.threads,
+    header = record.facts("server-health", args.threads) | {
         "num_clients": args.clients,
         "text_bytes": len(text.encode()),
-        "machine": machine.describe(),
     }
     document = header | {"results": [dataclasses.asdict(result) for result in results]}
-    name = f"server-health-minilm-{header['date']}-{header['machine']['cpu_slug']}.json"
-    (RESULTS / name).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print(f"wrote bench/results/{name}")
+    record.write(record.path_of("server-health-minilm", header), document, has_picture=False)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,8 @@ python bench/bench_server_memory.py [--requests 100000] [--clients 8]
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -21,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import checkpoints
-import machine
+import record
 import workload
 from live_server import LiveServer, exit_on_sigterm
 from load_generator import Load, Times
@@ -36,7 +33,6 @@ MAX_DOCUMENTS = 2
 SAMPLE_S = 1.0
 EARLY, LATE = (0.1, 0.2), (0.9, 1.0)
 """Parts of the run that are compared; before them the server still warms up."""
-RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,20 +137,11 @@ def main() -> None:
     )
     if args.no_save:
         return
-    header = {
-        "benchmark": "server-memory",
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python", "bench/bench_server_memory.py", *sys.argv[1:]]),
-        "commit": machine.commit(),
-        "num_threads": args.threads,
-        "machine": machine.describe(),
-    }
-    document = header | summary | {"samples": [[round(s.seconds, 2), s.rss_bytes] for s in samples]}
-    stem = f"server-memory-minilm-{header['date']}-{header['machine']['cpu_slug']}"
-    (RESULTS / f"{stem}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    header = record.facts("server-memory", args.threads)
+    path = record.path_of("server-memory-minilm", header)
     title = f"{args.requests} requests of random length, {header['machine']['cpu']}, {header['date']}"
-    write_plot(RESULTS / f"{stem}.png", title, samples)
-    print(f"wrote bench/results/{stem}.json and .png")
+    write_plot(record.picture(path), title, samples)
+    record.write(path, header | summary | {"samples": [[round(s.seconds, 2), s.rss_bytes] for s in samples]})
 
 
 if __name__ == "__main__":

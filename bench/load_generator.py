@@ -59,7 +59,7 @@ def parsed_head(head: bytes) -> tuple[int, int]:
 
 
 class BlockingConnection:
-    """The same for a client that is alone: it waits in the system call, so that what is timed is the server."""
+    """A kept connection of a client that is alone: it waits in the system call, so that what is timed is the server."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -94,7 +94,9 @@ class BlockingConnection:
     def _received(source: socket.socket, data: bytes) -> bytes:
         more = source.recv(1 << 16)
         if not more:
-            raise ConnectionResetError(f"the server hung up after {len(data)} bytes of a reply")
+            # Where part of a reply is there, the request must not be sent again.
+            error = EOFError if data else ConnectionResetError
+            raise error(f"the server hung up after {len(data)} bytes of a reply")
         return data + more
 
     def close(self) -> None:

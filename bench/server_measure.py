@@ -132,10 +132,15 @@ def logits_of(replies: list[Any], groups: list[list[str]]) -> FloatArray:
     return np.array(found)
 
 
+def percentiles_ms(seconds: list[float]) -> tuple[float, float, float]:
+    """p50, p90 and p99 in milliseconds."""
+    p50, p90, p99 = (1e3 * float(np.percentile(seconds, p)) for p in (50, 90, 99))
+    return p50, p90, p99
+
+
 def summarise(round_idx: int, latencies_s: list[float], num_pairs: int, wall_s: float, **cpu: float) -> ServerSample:
     """Percentiles and rate of one load."""
-    p50, p90, p99 = (1e3 * float(np.percentile(latencies_s, p)) for p in (50, 90, 99))
-    return ServerSample(round_idx, p50, p90, p99, num_pairs / wall_s, **cpu)
+    return ServerSample(round_idx, *percentiles_ms(latencies_s), num_pairs / wall_s, **cpu)
 
 
 def sample_server(

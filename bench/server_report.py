@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ def format_workload(work: ServerWorkload, measurements: list[ServerMeasurement])
     return f"{work.name}: {work.title}\n{format_table(header, [row(work, m, offline) for m in measurements])}"
 
 
-def write_json(path: Path, header: dict[str, Any], results: Results) -> None:
+def as_json(results: Results) -> dict[str, Any]:
     """The whole run with every sample."""
     workloads = [
         {
@@ -65,8 +64,7 @@ def write_json(path: Path, header: dict[str, Any], results: Results) -> None:
         }
         for work, measurements in results
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(header | {"workloads": workloads}, indent=1) + "\n", encoding="utf-8")
+    return {"workloads": workloads}
 
 
 def colour(name: str) -> str:

@@ -65,27 +65,28 @@ std::shared_ptr<TransformerLayerWeights> make_layer(
   return layer;
 }
 
-// Makes a call that is only asked for its memory one with rows.
-constexpr std::int32_t kAnyRow = 0;
+// What a call needs, with rows or without: size_of(params) bytes of either.
+template <typename SizeOf>
+std::size_t larger_of_both_calls(TransformerLayerParams params, SizeOf size_of) {
+  static constexpr std::int32_t kAnyRow = 0;
+  const std::size_t all = size_of(params);
+  params.rows = &kAnyRow;
+  const std::size_t rows = size_of(params);
+  return all > rows ? all : rows;
+}
 
+// With rows the space for their queries comes on top; without, the rows are all tokens.
 std::size_t layer_workspace_size(const TransformerLayerWeights& layer, std::int64_t num_tokens, std::int64_t num_seqs) {
   TransformerLayerParams params = layer.params();
   params.num_tokens = num_tokens;
   params.num_seqs = num_seqs;
-  // With rows the space for their queries comes on top; without, the rows are all tokens. Room for both.
-  const std::size_t all = layer.qkv->table().transformer_layer_workspace_size(params);
-  params.rows = &kAnyRow;
-  const std::size_t rows = layer.qkv->table().transformer_layer_workspace_size(params);
-  return all > rows ? all : rows;
+  return larger_of_both_calls(params, layer.qkv->table().transformer_layer_workspace_size);
 }
 
 std::size_t layer_scratch_size(const TransformerLayerWeights& layer, std::int64_t max_seqlen) {
   TransformerLayerParams params = layer.params();
   params.max_seqlen = max_seqlen;
-  const std::size_t all = layer.qkv->table().transformer_layer_scratch_size(params);
-  params.rows = &kAnyRow;
-  const std::size_t rows = layer.qkv->table().transformer_layer_scratch_size(params);
-  return all > rows ? all : rows;
+  return larger_of_both_calls(params, layer.qkv->table().transformer_layer_scratch_size);
 }
 
 // The wanted rows, one of each sequence, and where they go.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from assay.device import CPU, ON_CPU
 from assay.errors import ConfigError
@@ -180,13 +180,16 @@ def load_weights(
         needed = [prefix + name for name in loader.tensor_names(plan.shape)] + head_tensors(plan, weights, prefix)
         weights.require(needed)
         num_bytes = _checked_size(weights, needed, dtype, meter)
-        use: Any = {"max_model_len": longest, "reads_one_token": plan.reads_one_token}
         if quantization is not None:
             assert isinstance(loader, Int8Loader)  # _dtype_beside_int8
             reason = "beside int8"
-            backbone = loader.load_int8(weights, prefix, plan.shape, **use)
+            backbone = loader.load_int8(
+                weights, prefix, plan.shape, max_model_len=longest, reads_one_token=plan.reads_one_token
+            )
         else:
-            backbone = loader.load(weights, prefix, plan.shape, dtype, **use)
+            backbone = loader.load(
+                weights, prefix, plan.shape, dtype, max_model_len=longest, reads_one_token=plan.reads_one_token
+            )
         classifier = load_classifier(plan, weights, prefix)
         weights.finish(ignore=[pattern.replace("{}", re.escape(prefix)) for pattern in _ignored(plan)])
     heads = load_heads(plan, files, classifier, device, has_numbers=has_numbers)
