@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import multiprocessing
 import os
 import tempfile
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,9 +25,19 @@ from load_generator import BlockingConnection, Load, encoded
 from server_contenders import ServerSetup, start_assay
 from server_measure import percentiles_ms
 
+if TYPE_CHECKING:
+    from multiprocessing.queues import Queue
+    from multiprocessing.synchronize import Event
+
 TEXT_BYTES = 1_000_000
 HEALTH = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 CHECK_EVERY_S = 0.005
+LOAD_NICENESS = 10
+"""How much the clients that send long texts give way to the one that asks /health, and to the server."""
+CLIENTS_START_S = 2.0
+"""Until every client has imported what it needs and sends."""
+CLIENTS_END_S = 60.0
+"""How long the last request of a client may take."""
 LOADS = {
     "idle": None,
     "truncated": ("/classify", {"truncate_prompt_tokens": -1}, "input"),
@@ -38,7 +48,7 @@ LOADS = {
 
 @dataclass(frozen=True, slots=True)
 class HealthTimes:
-    """Milliseconds of the checks beside one load, and how many of its requests were answered meanwhile."""
+    """Milliseconds of the checks beside one load, and how many of its requests were answered."""
 
     load: str
     p50_ms: float
@@ -71,35 +81,49 @@ def check(port: int, num_checks: int) -> list[float]:
     return seconds
 
 
+def send_until(done: Event, port: int, request: bytes, answered: Queue[int]) -> None:
+    """One client in a process of its own: the request again and again; puts how many were answered."""
+    # What sends the load stands for other machines, and shall not be what the checks or the server wait for.
+    os.nice(LOAD_NICENESS)
+    connection = BlockingConnection(port)
+    number = 0
+    while not done.is_set():
+        status, reply = connection.send(request)
+        if status != 200:
+            raise RuntimeError(f"status {status}: {reply[:200]!r}")
+        number += 1
+    connection.close()
+    answered.put(number)
+
+
 def beside(server: LiveServer, name: str, num_clients: int, num_checks: int, text: str) -> HealthTimes:
     """The checks, while clients send the load's request again and again."""
-    done = threading.Event()
-    answered = [0] * num_clients
-
-    # Threads that wait in system calls: clients of a real server would not take its cores at all.
-    def client(number: int, request: bytes) -> None:
-        connection = BlockingConnection(server.port)
-        while not done.is_set():
-            status, reply = connection.send(request)
-            if status != 200:
-                raise RuntimeError(f"{name}: status {status}: {reply[:200]!r}")
-            answered[number] += 1
-        connection.close()
-
     load = LOADS[name]
     requests: list[bytes] = []
     if load is not None:
         path, fields, field = load
         requests = encoded(Load(server.port, path, [{**fields, field: text}], 1)) * num_clients
-    with ThreadPoolExecutor(num_clients) as pool:
-        clients = [pool.submit(client, number, request) for number, request in enumerate(requests)]
-        try:
-            seconds = check(server.port, num_checks)
-        finally:
-            done.set()
-        for future in clients:
-            future.result()
-    return HealthTimes(name, *percentiles_ms(seconds), 1e3 * max(seconds), num_checks, sum(answered))
+    context = multiprocessing.get_context("spawn")
+    done, answered = context.Event(), context.Queue()
+    clients = [
+        context.Process(target=send_until, args=(done, server.port, request, answered), daemon=True)
+        for request in requests
+    ]
+    for client in clients:
+        client.start()
+    try:
+        if clients:
+            time.sleep(CLIENTS_START_S)
+        seconds = check(server.port, num_checks)
+    finally:
+        done.set()
+    num_answered = 0
+    for client in clients:
+        client.join(CLIENTS_END_S)
+        if client.exitcode != 0:
+            raise RuntimeError(f"{name}: a client ended with exit status {client.exitcode}")
+        num_answered += answered.get(timeout=CLIENTS_END_S)
+    return HealthTimes(name, *percentiles_ms(seconds), 1e3 * max(seconds), num_checks, num_answered)
 
 
 def main() -> None:
@@ -129,6 +153,7 @@ def main() -> None:
         return
     header = record.facts("server-health", args.threads) | {
         "num_clients": args.clients,
+        "load_niceness": LOAD_NICENESS,
         "text_bytes": len(text.encode()),
     }
     document = header | {"results": [dataclasses.asdict(result) for result in results]}

@@ -446,6 +446,8 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("num_threads", [] { return global_pool()->num_threads(); });
   m.def("wake_threads", [] { global_pool()->wake(); });
   m.def("set_num_threads", &set_global_num_threads);
+  m.def("set_gives_way", &set_gives_way);
+  m.def("gives_way", &gives_way);
   m.def("default_num_threads", &default_num_threads);
   m.def("cgroup_cpu_quota", &cgroup_cpu_quota, "CPUs of cgroup quota under a root folder, 0 = none.",
         py::arg("root") = "/");

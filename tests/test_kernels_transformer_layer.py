@@ -137,9 +137,18 @@ def test_transformer_layer_rows_equal_the_full_layer(
 
 
 @arithmetics
-def test_transformer_layer_takes_wide_models(isa: str, arithmetic: str, restore_threads: None) -> None:
-    """Several column panels and row blocks a thread, a head_dim the panels do not divide, an odd inner size."""
-    config = replace(LLAMA, hidden=120, inner=205, num_heads=5, num_kv_heads=1, head_dim=40, rotary_dim=40)
+@pytest.mark.parametrize("inner", [205, 384, 385, 1000])  # around the parts of 384 that a down projection adds up
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_transformer_layer_takes_wide_models(
+    isa: str, family: str, inner: int, arithmetic: str, restore_threads: None
+) -> None:
+    """Several column panels and row blocks a thread, a head_dim the panels do not divide, inner sizes in parts."""
+    sizes = {"hidden": 120, "inner": inner, "num_heads": 5, "head_dim": 40}
+    if family == "llama":
+        sizes |= {"num_kv_heads": 1, "rotary_dim": 40}
+    else:
+        sizes |= {"num_kv_heads": 5}
+    config = replace(FAMILIES[family], **sizes)
     layer = Layer(config, arithmetic)
     lengths = [130, 90, 1]
     x, offsets = make_input(lengths, 120), reference.cu_seqlens(lengths)

@@ -74,6 +74,20 @@ def test_set_num_threads_is_checked(restore_threads: None) -> None:
             ops.set_num_threads(wrong)
 
 
+def test_a_pool_that_gives_way_computes_the_same(restore_threads: None) -> None:
+    ops.set_num_threads(4)
+    x, weight = torch.randn(600, 96), ops.pack_weight(torch.randn(200, 96), None, "float32")
+    expected = ops.linear(x, weight)
+    assert not ops.cpu_module().gives_way()
+    try:
+        ops.set_gives_way(True)
+        assert ops.cpu_module().gives_way()
+        for _ in range(50):
+            assert torch.equal(ops.linear(x, weight), expected)
+    finally:
+        ops.set_gives_way(False)
+
+
 def test_idle_threads_sleep(restore_threads: None) -> None:
     ops.set_num_threads(4)
     x = torch.randn(64, 64)

@@ -310,28 +310,46 @@ void put_panel_tile(char* panel, bool is_gated, const FinishedTile& tile) {
   is_gated ? put_tile<Policy, Policy::kCols / 2>(panel, tile) : put_tile<Policy, Policy::kCols>(panel, tile);
 }
 
-// Multiplies `rows` tokens held in input panels by the weight panels [first_col_panel, last_col_panel) and hands each
-// finished tile to take(tile), its rows counted from the first panel.
+// A part of the depth, for products whose input comes in parts. Between parts the tiles wait in `sums`, those of one
+// weight panel together; a sum's additions are those of the whole depth, in the same order.
+struct DepthPart {
+  std::int64_t first_block;
+  std::int64_t num_blocks;
+  bool is_last;
+  float* sums;  // nullptr: this is the whole depth
+};
+
+// Multiplies `rows` tokens held in input panels, of the depth `part`, by the weight panels [first_col_panel,
+// last_col_panel). After the last part it hands each finished tile to take(tile), its rows counted from the first
+// panel.
 template <typename Policy, typename Take>
-void multiply_panels(const char* panels, std::int64_t rows, const PackedWeightView& weight,
-                     std::int64_t first_col_panel, std::int64_t last_col_panel, Activation activation, Take take) {
-  alignas(kCacheLine) float values[Policy::kRows * Policy::kCols];
-  const std::int64_t num_blocks = ceil_div(weight.in_features, Policy::kDepth);
-  const std::int64_t panel_bytes = num_blocks * Policy::kPanelBlockBytes;
-  const std::int64_t weight_bytes = num_blocks * Policy::kWeightBlockBytes;
+void multiply_part(const char* panels, std::int64_t rows, const PackedWeightView& weight, const DepthPart& part,
+                   std::int64_t first_col_panel, std::int64_t last_col_panel, Activation activation, Take take) {
+  alignas(kCacheLine) float whole_tile[Policy::kRows * Policy::kCols];
+  float* values = part.sums == nullptr ? whole_tile : part.sums;
+  const std::int64_t values_step = part.sums == nullptr ? 0 : Policy::kRows * Policy::kCols;
+  const std::int64_t panel_bytes = part.num_blocks * Policy::kPanelBlockBytes;
+  const std::int64_t weight_bytes = ceil_div(weight.in_features, Policy::kDepth) * Policy::kWeightBlockBytes;
   const std::int64_t fetch_bytes =
       round_up(ceil_div(Policy::kWeightBlockBytes, ceil_div(rows, Policy::kRows)), kCacheLine);
   for (std::int64_t col_panel = first_col_panel; col_panel < last_col_panel; ++col_panel) {
-    const char* weights = static_cast<const char*>(weight.data) + col_panel * weight_bytes;
+    const char* weights =
+        static_cast<const char*>(weight.data) + col_panel * weight_bytes + part.first_block * Policy::kWeightBlockBytes;
     // Each row panel fetches its share of the next weight panel, which it would otherwise wait for.
     const std::int64_t share = col_panel + 1 < last_col_panel ? fetch_bytes : 0;
     const std::int64_t col0 = col_panel * panel_features<Policy>(weight.is_gated);
     const std::int64_t cols = min_of(panel_features<Policy>(weight.is_gated), weight.out_features - col0);
     const float* bias = weight.bias == nullptr ? nullptr : weight.bias + col0;
-    for (std::int64_t row0 = 0; row0 < rows; row0 += Policy::kRows) {
+    for (std::int64_t row0 = 0; row0 < rows; row0 += Policy::kRows, values += values_step) {
       const Prefetch next{weights + weight_bytes + row0 / Policy::kRows * fetch_bytes, share};
       const int used = static_cast<int>(min_of(Policy::kRows, rows - row0));
-      Policy::micro(panels + row0 / Policy::kRows * panel_bytes, weights, num_blocks, used, values, next);
+      const char* panel = panels + row0 / Policy::kRows * panel_bytes;
+      if constexpr (Policy::kResumes) {
+        Policy::micro(panel, weights, part.num_blocks, used, values, next, part.first_block > 0);
+      } else {
+        Policy::micro(panel, weights, part.num_blocks, used, values, next);
+      }
+      if (!part.is_last) continue;
       if (weight.is_gated) {
         const float* up_bias = bias == nullptr ? nullptr : bias + weight.out_features;
         finish_gated_tile<Policy::kRows, Policy::kCols>(activation, values, used, cols, bias, up_bias);
@@ -341,6 +359,14 @@ void multiply_panels(const char* panels, std::int64_t rows, const PackedWeightVi
       take(FinishedTile{values, row0, used, col0, cols});
     }
   }
+}
+
+// The same with the whole depth at once.
+template <typename Policy, typename Take>
+void multiply_panels(const char* panels, std::int64_t rows, const PackedWeightView& weight,
+                     std::int64_t first_col_panel, std::int64_t last_col_panel, Activation activation, Take take) {
+  const DepthPart whole{0, ceil_div(weight.in_features, Policy::kDepth), true, nullptr};
+  multiply_part<Policy>(panels, rows, weight, whole, first_col_panel, last_col_panel, activation, take);
 }
 
 // How a linear layer is cut into work items: blocks of tokens times chunks of output features. The cut changes which

@@ -15,6 +15,7 @@ constexpr int kTilePairs = 16;  // a tile is 32 input features deep
 struct TileGeometry {
   static constexpr int kRows = 2 * kTileRows;
   static constexpr int kCols = 32;
+  static constexpr bool kResumes = false;
   static constexpr int kDepth = 2 * kTilePairs;
 
   // Where a token's 32 inputs of one depth block start, in bfloat16 elements from the plane's start.

@@ -7,6 +7,7 @@
 struct TileInt8 {
   static constexpr int kRows = 2 * kTileRows;
   static constexpr int kCols = 32;
+  static constexpr bool kResumes = false;
   static constexpr int kDepth = 64;
   // An input panel arrives as float32, row by row of a block (put_input), and is sealed in place: [depth blocks][kRows]
   // [kDepth] bytes, then the rows' scales and their least numbers.

@@ -10,6 +10,7 @@
 struct FixedPoint {
   static constexpr int kRows = kFmaRows;
   static constexpr int kCols = kFmaVecs * kVecWidth;
+  static constexpr bool kResumes = true;
   static constexpr int kDepth = 128;
   static constexpr int kPairs = kDepth / 2;
   // The largest with kDepth * kLargest^2 < 2^31.
@@ -101,7 +102,7 @@ struct FixedPoint {
 
   template <int kUsedRows>
   [[gnu::noinline]] static void micro_rows(const char* panel, const char* weights, std::int64_t num_blocks, float* tile,
-                                           const Prefetch& next) {
+                                           const Prefetch& next, bool resumes) {
     for (std::int64_t block = 0; block < num_blocks; ++block) {
       next.block(block, kWeightBlockBytes);
       __m256i acc[kUsedRows][kFmaVecs];
@@ -119,7 +120,8 @@ struct FixedPoint {
         for (int j = 0; j < kFmaVecs; ++j) {
           float* at = tile + r * kCols + j * kVecWidth;
           const Vec scale = vec_mul(vec_set1(row_scales[r]), vec_load(col_scales + j * kVecWidth));
-          vec_store(at, vec_fma(_mm256_cvtepi32_ps(acc[r][j]), scale, block == 0 ? vec_zero() : vec_load(at)));
+          vec_store(at,
+                    vec_fma(_mm256_cvtepi32_ps(acc[r][j]), scale, block == 0 && !resumes ? vec_zero() : vec_load(at)));
         }
       }
       panel += kSealedBlockBytes;
@@ -128,7 +130,7 @@ struct FixedPoint {
   }
 
   static void micro(const char* panel, const char* weights, std::int64_t num_blocks, int rows, float* tile,
-                    const Prefetch& next) {
-    FmaFloat32::dispatch_rows<FixedPoint>(panel, weights, num_blocks, rows, tile, next);
+                    const Prefetch& next, bool resumes) {
+    FmaFloat32::dispatch_rows<FixedPoint>(panel, weights, num_blocks, rows, tile, next, resumes);
   }
 };

@@ -15,6 +15,7 @@ constexpr int kInt8Rows = 4;  // 4 x 2 sums + 4 weights + the rest, of 16 regist
 struct Int8 {
   static constexpr int kRows = kInt8Rows;
   static constexpr int kCols = kFmaVecs * kVecWidth;
+  static constexpr bool kResumes = true;
   static constexpr int kDepth = 128;
   static constexpr int kOctets = kDepth / 8;
   // An input panel arrives as float32 (put_input) and is sealed in place: [depth blocks][kRows][kDepth] bytes, each
@@ -69,7 +70,7 @@ struct Int8 {
 
   template <int kUsedRows>
   static void micro_rows(const char* panel, const char* weights, std::int64_t num_blocks, float* tile,
-                         const Prefetch& next) {
+                         const Prefetch& next, bool resumes) {
     for (std::int64_t block = 0; block < num_blocks; ++block) {
       next.block(block, kWeightBlockBytes);
       IntVec acc[kUsedRows][kFmaVecs];
@@ -105,7 +106,7 @@ struct Int8 {
         for (int j = 0; j < kFmaVecs; ++j) {
           float* at = tile + r * kCols + j * kVecWidth;
           const Vec scale = vec_mul(vec_set1(row_scales[r]), vec_load(col_scales + j * kVecWidth));
-          const Vec before = block == 0 ? vec_zero() : vec_load(at);
+          const Vec before = block == 0 && !resumes ? vec_zero() : vec_load(at);
           const Vec offset = vec_fma(vec_set1(row_scales[kRows + r]), vec_load(col_sums + j * kVecWidth), before);
           vec_store(at, vec_fma(int_to_float(acc[r][j]), scale, offset));
         }
@@ -116,12 +117,12 @@ struct Int8 {
   }
 
   static void micro(const char* panel, const char* weights, std::int64_t num_blocks, int rows, float* tile,
-                    const Prefetch& next) {
+                    const Prefetch& next, bool resumes) {
     if constexpr (kRows > 4) {
-      if (rows > 4) return micro_rows<kRows>(panel, weights, num_blocks, tile, next);
+      if (rows > 4) return micro_rows<kRows>(panel, weights, num_blocks, tile, next, resumes);
     }
-    if (rows > 2) return micro_rows<4>(panel, weights, num_blocks, tile, next);
-    if (rows > 1) return micro_rows<2>(panel, weights, num_blocks, tile, next);
-    return micro_rows<1>(panel, weights, num_blocks, tile, next);
+    if (rows > 2) return micro_rows<4>(panel, weights, num_blocks, tile, next, resumes);
+    if (rows > 1) return micro_rows<2>(panel, weights, num_blocks, tile, next, resumes);
+    return micro_rows<1>(panel, weights, num_blocks, tile, next, resumes);
   }
 };

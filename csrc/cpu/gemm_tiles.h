@@ -3,6 +3,7 @@
 //
 //   kRows, kCols   tile of output computed at once: kRows tokens x kCols output features
 //   kDepth         input features per depth block; 64 bytes of one packed row per plane
+//   kResumes       whether micro() takes `resumes`: the tile holds the sums of the depth before, to be gone on from
 //   packed weight  panels of kCols output features, each [depth blocks][...] as the micro-kernel reads it
 //   packed input   panels of kRows tokens, each [depth blocks][kRows][64 bytes]: a panel's block is contiguous, so no
 //                  row pitch can make its rows collide in the L1 cache
@@ -78,6 +79,7 @@ template <typename Weight>
 struct FmaPolicy {
   static constexpr int kRows = kFmaRows;
   static constexpr int kCols = kFmaVecs * kVecWidth;
+  static constexpr bool kResumes = true;
   static constexpr int kDepth = 16;
   static constexpr std::int64_t kPanelBlockBytes = kRows * kCacheLine;
   static constexpr std::int64_t kWeightBlockBytes = kDepth * kCols * static_cast<std::int64_t>(sizeof(Weight));
@@ -120,12 +122,12 @@ struct FmaPolicy {
 
   template <int kUsedRows>
   [[gnu::noinline]] static void micro_rows(const char* panel, const char* weights, std::int64_t num_blocks, float* tile,
-                                           const Prefetch& next) {
+                                           const Prefetch& next, bool resumes) {
     Vec acc[kUsedRows][kFmaVecs];
 #pragma GCC unroll 16
     for (int r = 0; r < kUsedRows; ++r) {
 #pragma GCC unroll 8
-      for (int j = 0; j < kFmaVecs; ++j) acc[r][j] = vec_zero();
+      for (int j = 0; j < kFmaVecs; ++j) acc[r][j] = resumes ? vec_load(tile + r * kCols + j * kVecWidth) : vec_zero();
     }
     const float* x = reinterpret_cast<const float*>(panel);
     const Weight* w = reinterpret_cast<const Weight*>(weights);
@@ -143,24 +145,24 @@ struct FmaPolicy {
   }
 
   static void micro(const char* panel, const char* weights, std::int64_t num_blocks, int rows, float* tile,
-                    const Prefetch& next) {
-    dispatch_rows<FmaPolicy>(panel, weights, num_blocks, rows, tile, next);
+                    const Prefetch& next, bool resumes) {
+    dispatch_rows<FmaPolicy>(panel, weights, num_blocks, rows, tile, next, resumes);
   }
 
-  template <typename Policy>
+  template <typename Policy, typename... More>
   static void dispatch_rows(const char* panel, const char* weights, std::int64_t num_blocks, int rows, float* tile,
-                            const Prefetch& next) {
+                            const Prefetch& next, More... more) {
     if constexpr (kFmaRows == 14) {
-      if (rows > 10) return Policy::template micro_rows<14>(panel, weights, num_blocks, tile, next);
-      if (rows > 6) return Policy::template micro_rows<10>(panel, weights, num_blocks, tile, next);
-      if (rows > 4) return Policy::template micro_rows<6>(panel, weights, num_blocks, tile, next);
-      if (rows > 2) return Policy::template micro_rows<4>(panel, weights, num_blocks, tile, next);
+      if (rows > 10) return Policy::template micro_rows<14>(panel, weights, num_blocks, tile, next, more...);
+      if (rows > 6) return Policy::template micro_rows<10>(panel, weights, num_blocks, tile, next, more...);
+      if (rows > 4) return Policy::template micro_rows<6>(panel, weights, num_blocks, tile, next, more...);
+      if (rows > 2) return Policy::template micro_rows<4>(panel, weights, num_blocks, tile, next, more...);
     } else {
-      if (rows > 4) return Policy::template micro_rows<kFmaRows>(panel, weights, num_blocks, tile, next);
-      if (rows > 2) return Policy::template micro_rows<4>(panel, weights, num_blocks, tile, next);
+      if (rows > 4) return Policy::template micro_rows<kFmaRows>(panel, weights, num_blocks, tile, next, more...);
+      if (rows > 2) return Policy::template micro_rows<4>(panel, weights, num_blocks, tile, next, more...);
     }
-    if (rows > 1) return Policy::template micro_rows<2>(panel, weights, num_blocks, tile, next);
-    return Policy::template micro_rows<1>(panel, weights, num_blocks, tile, next);
+    if (rows > 1) return Policy::template micro_rows<2>(panel, weights, num_blocks, tile, next, more...);
+    return Policy::template micro_rows<1>(panel, weights, num_blocks, tile, next, more...);
   }
 };
 
@@ -172,6 +174,7 @@ using FmaBfloat16 = FmaPolicy<bfloat16>;  // bfloat16 weights widened on load, f
 struct DotBfloat16 {
   static constexpr int kRows = kFmaRows;
   static constexpr int kCols = kFmaVecs * kVecWidth;
+  static constexpr bool kResumes = false;
   static constexpr int kDepth = 32;
   static constexpr int kPairs = kDepth / 2;
   static constexpr std::int64_t kPanelBlockBytes = kRows * kCacheLine;

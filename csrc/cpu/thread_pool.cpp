@@ -26,11 +26,24 @@ constexpr std::chrono::microseconds kSpinBeforeSleep{60};
 // After wake(): tokenising a handful of texts takes less.
 constexpr std::chrono::microseconds kSpinAfterWake{2000};
 constexpr int kSpinsBeforeYield = 2000;
+// Between two offers of a core. Where others do want it an offer costs the rest of a time slice, so they are not made
+// at every small work item.
+constexpr std::chrono::microseconds kGiveWayEvery{500};
 // The generation counts regions in its low half and calls of wake() in its high half.
 constexpr std::uint64_t kWakeStep = std::uint64_t{1} << 32;
 
 std::uint32_t region_of(std::uint64_t generation) { return static_cast<std::uint32_t>(generation); }
 constexpr std::size_t kScratchAlignment = 64;
+
+std::atomic<bool> is_giving_way{false};
+
+void offer_core() {
+  thread_local std::chrono::steady_clock::time_point last;
+  const auto now = std::chrono::steady_clock::now();
+  if (now - last < kGiveWayEvery) return;
+  std::this_thread::yield();
+  last = std::chrono::steady_clock::now();
+}
 
 void pause() {
 #if defined(__x86_64__)
@@ -105,6 +118,7 @@ void ThreadContext::barrier() noexcept {
 }
 
 std::int64_t ThreadContext::next(int list) noexcept {
+  if (gives_way()) offer_core();
   return pool_->state_->counters[list].value.fetch_add(1, std::memory_order_relaxed);
 }
 
@@ -207,6 +221,10 @@ int default_num_threads() {
   if (const int wanted = threads_from_environment("OMP_NUM_THREADS")) return std::min(count, wanted);
   return count;
 }
+
+void set_gives_way(bool gives_way) noexcept { is_giving_way.store(gives_way, std::memory_order_relaxed); }
+
+bool gives_way() noexcept { return is_giving_way.load(std::memory_order_relaxed); }
 
 std::shared_ptr<ThreadPool> global_pool() {
   const std::lock_guard<std::mutex> lock(global_mutex);

@@ -19,7 +19,7 @@ class ThreadContext {
   // Waits for every thread of the region.
   void barrier() noexcept;
   // The next unclaimed index of work list `list` (0..kMaxWorkLists-1), counting from 0. Lists start at 0 in
-  // every region and each is used for one phase only.
+  // every region and each is used for one phase only. Offers the core to others where gives_way().
   std::int64_t next(int list) noexcept;
   // This thread's scratch, 64-byte aligned: the scratch_bytes that the region was started with. Contents are stale.
   void* scratch() const noexcept;
@@ -61,6 +61,12 @@ class ThreadPool {
   struct State;
   State* state_;
 };
+
+// Whether threads of regions offer their core, now and then between two work items, to whatever waits for one. Off at
+// first; of the whole process. Being nice is not enough: a kernel may let a thread that computes run on to its next
+// tick, some milliseconds, before one that has just woken, even a less nice one.
+void set_gives_way(bool gives_way) noexcept;
+bool gives_way() noexcept;
 
 // Threads this process may use: min of affinity, cgroup v1/v2 quota (rounded up), and of OMP_NUM_THREADS or
 // ASSAY_NUM_THREADS (which wins) where set. Throws std::invalid_argument on an unreadable value.

@@ -3,10 +3,11 @@
 //   qkv = norm(x) Wqkv^T | rotary(q, k) | attention | x = norm(x + norm(ctx Wo^T)) | x = norm(x + norm(mlp(norm(x))))
 //
 // The bars are barriers, and each norm and the rotary phase are there or not. From the output projection on, a block of
-// tokens runs through to the end while its activations are in L2 (the wide MLP intermediate never reaches memory);
-// where there are too few blocks to keep all threads busy, each product is spread over output features instead. Both
-// give the same bits, because the order of sums in an element never depends on the cut. Included inside an ISA's
-// namespace after gemm.h, head_products.h, attention.h, row_attention.h, norm.h, rotary.h.
+// tokens runs through to the end while its activations are in L2 (the wide MLP intermediate never reaches memory, and
+// is made and used in parts where a micro-kernel can resume its sums); where there are too few blocks to keep all
+// threads busy, each product is spread over output features instead. Both give the same bits, because the order of sums
+// in an element never depends on the cut. Included inside an ISA's namespace after gemm.h, head_products.h,
+// attention.h, row_attention.h, norm.h, rotary.h.
 //
 // With rows and row_keys the projections of keys and values are folded into the one query a sequence has. For head h,
 // tokens x_t and probabilities p_t that add up to 1:
@@ -24,6 +25,12 @@
 constexpr std::int64_t kSpreadMaxTokens = 4096;
 // Spread over output features unless every thread gets at least this many panels of tokens.
 constexpr std::int64_t kMinPanelsPerThread = 1;
+
+// Features of the MLP intermediate that a block of tokens holds at a time: it adds what they give to the down
+// projection's sums before it computes the next. A part's weight panels stay in a 32 KiB L1 while the tokens pass.
+constexpr std::int64_t kPartFeatures = 384;
+// Of input, intermediate and sums of a block of tokens that works in parts: leaves room for weights in a 512 KiB L2.
+constexpr std::int64_t kPartsBlockBytes = 384 * 1024;
 
 enum WorkList : int {
   kListQkv,
@@ -94,23 +101,32 @@ struct TransformerLayer {
 
   // A thread's scratch while a block of tokens runs from the output projection to the end.
   struct FusedScratch {
-    std::int64_t narrow_panel;  // bytes of a panel of the attention's output, or of the stream
-    std::int64_t wide_panel;    // bytes of a panel of the MLP intermediate
-    std::int64_t max_panels;    // that fit in L2
+    std::int64_t narrow_panel;   // bytes of a panel of the attention's output, or of the stream
+    std::int64_t wide_features;  // of the MLP intermediate that are in memory at a time
+    std::int64_t wide_panel;     // bytes of a panel of them
+    std::int64_t sums_panel;     // bytes of a panel's sums of the down projection, where it comes in parts
+    std::int64_t max_panels;     // that fit in L2
     // Starts in bytes; the narrow panels are at 0.
     std::int64_t wide;
+    std::int64_t sums;
     std::int64_t normed;
     std::int64_t products;
     std::int64_t size;
   };
   FusedScratch fused_scratch() const {
+    static_assert(kPartFeatures % Policy::kDepth == 0 && kPartFeatures % Policy::kCols == 0);
     FusedScratch sizes;
     sizes.narrow_panel = input_panel_bytes<Policy>(max_of(hidden_size, q_size));
-    sizes.wide_panel = input_panel_bytes<Policy>(intermediate_size);
-    sizes.max_panels = max_of(1, kInputBlockBytes / (sizes.narrow_panel + sizes.wide_panel));
+    sizes.wide_features = Policy::kResumes ? min_of(intermediate_size, kPartFeatures) : intermediate_size;
+    sizes.wide_panel = input_panel_bytes<Policy>(sizes.wide_features);
+    sizes.sums_panel =
+        sizes.wide_features == intermediate_size ? 0 : Policy::kRows * round_up(hidden_size, Policy::kCols) * kFloat;
+    const std::int64_t block_bytes = sizes.sums_panel == 0 ? kInputBlockBytes : kPartsBlockBytes;
+    sizes.max_panels = max_of(1, block_bytes / (sizes.narrow_panel + sizes.wide_panel + sizes.sums_panel));
     const std::int64_t panel_of_rows = round_up(Policy::kRows * hidden_size * kFloat, kCacheLine);
     sizes.wide = sizes.max_panels * sizes.narrow_panel;
-    sizes.normed = sizes.wide + sizes.max_panels * sizes.wide_panel;
+    sizes.sums = sizes.wide + sizes.max_panels * sizes.wide_panel;
+    sizes.normed = sizes.sums + sizes.max_panels * sizes.sums_panel;
     sizes.products = sizes.normed + panel_of_rows;
     sizes.size = sizes.products + (has_out_norm() ? sizes.max_panels * panel_of_rows : 0);
     return sizes;
@@ -349,15 +365,34 @@ struct TransformerLayer {
   }
 
   // The same for the `rows` tokens from row0 on, held in input panels, by one thread.
-  void return_fused(const char* panels, const PackedWeightView& weight, const ReturnNorms& norms, std::int64_t row0,
-                    std::int64_t rows, float* block_products) const {
+  void return_fused(const char* panels, const PackedWeightView& weight, const DepthPart& part, const ReturnNorms& norms,
+                    std::int64_t row0, std::int64_t rows, float* block_products) const {
     float* const target = norms.has_out() ? block_products : stream + row0 * hidden_size;
     const Epilogue epilogue{norms.has_out() ? nullptr : target, hidden_size, target, DType::kFloat32, hidden_size};
-    multiply_panels<Policy>(
-        panels, rows, weight, 0, num_weight_panels<Policy>(weight), Activation::kNone,
-        [&](const FinishedTile& tile) { store_panel_tile<Policy>(epilogue, weight.is_gated, tile); });
-    if (!norms.is_any()) return;
+    multiply_part<Policy>(panels, rows, weight, part, 0, num_weight_panels<Policy>(weight), Activation::kNone,
+                          [&](const FinishedTile& tile) { store_panel_tile<Policy>(epilogue, weight.is_gated, tile); });
+    if (!part.is_last || !norms.is_any()) return;
     for (std::int64_t r = 0; r < rows; ++r) finish_row(row0 + r, block_products + r * hidden_size, norms);
+  }
+
+  // `features` of the MLP intermediate from `first` on, into input panels of wide_panel bytes.
+  void compute_wide(const char* panels, std::int64_t rows, std::int64_t first, std::int64_t features, char* wide_panels,
+                    std::int64_t wide_panel) const {
+    if (features % Policy::kDepth != 0) {
+      // The next product reads whole depth blocks: what lies beyond `features` must be zero, not stale.
+      memset(wide_panels, 0, static_cast<std::size_t>(ceil_div(rows, Policy::kRows) * wide_panel));
+    }
+    const std::int64_t per_panel = panel_features<Policy>(p.mlp_up.is_gated);
+    multiply_panels<Policy>(panels, rows, p.mlp_up, first / per_panel, ceil_div(first + features, per_panel),
+                            p.activation, [&](FinishedTile tile) {
+                              tile.col0 -= first;
+                              put_panel_tile<Policy>(wide_panels + tile.row0 / Policy::kRows * wide_panel,
+                                                     p.mlp_up.is_gated, tile);
+                            });
+    for (std::int64_t r = 0; r < rows; r += Policy::kRows) {
+      seal_panel<Policy>(wide_panels + r / Policy::kRows * wide_panel,
+                         static_cast<int>(min_of(Policy::kRows, rows - r)), wide_panel / Policy::kPanelBlockBytes);
+    }
   }
 
   void finish_fused(ThreadContext& context, char* scratch) const {
@@ -370,23 +405,19 @@ struct TransformerLayer {
       const std::int64_t rows = min_of(rows_per_block, num_rows - row0);
       pack_input_panels<Policy>(context_out + row0 * q_size * kElement, kDType, q_size, q_size, rows, NormView{},
                                 nullptr, scratch);
-      return_fused(scratch, p.attn_out, attn_norms, row0, rows, block_products);
+      const DepthPart whole{0, ceil_div(q_size, Policy::kDepth), true, nullptr};
+      return_fused(scratch, p.attn_out, whole, attn_norms, row0, rows, block_products);
       pack_input_panels<Policy>(stream + row0 * hidden_size, DType::kFloat32, hidden_size, hidden_size, rows,
                                 p.mlp_in_norm, normed, scratch);
-      if (intermediate_size % Policy::kDepth != 0) {
-        // The next product reads whole depth blocks: what lies beyond intermediate_size must be zero, not stale.
-        memset(wide_panels, 0, static_cast<std::size_t>(ceil_div(rows, Policy::kRows) * sizes.wide_panel));
+      for (std::int64_t first = 0; first < intermediate_size; first += sizes.wide_features) {
+        const std::int64_t features = min_of(sizes.wide_features, intermediate_size - first);
+        const std::int64_t num_blocks = ceil_div(features, Policy::kDepth);
+        const std::int64_t wide_panel = num_blocks * Policy::kPanelBlockBytes;
+        compute_wide(scratch, rows, first, features, wide_panels, wide_panel);
+        const DepthPart part{first / Policy::kDepth, num_blocks, first + features == intermediate_size,
+                             sizes.sums_panel == 0 ? nullptr : reinterpret_cast<float*>(scratch + sizes.sums)};
+        return_fused(wide_panels, p.mlp_down, part, mlp_norms, row0, rows, block_products);
       }
-      multiply_panels<Policy>(
-          scratch, rows, p.mlp_up, 0, num_weight_panels<Policy>(p.mlp_up), p.activation, [&](const FinishedTile& tile) {
-            put_panel_tile<Policy>(wide_panels + tile.row0 / Policy::kRows * sizes.wide_panel, p.mlp_up.is_gated, tile);
-          });
-      for (std::int64_t r = 0; r < rows; r += Policy::kRows) {
-        seal_panel<Policy>(wide_panels + r / Policy::kRows * sizes.wide_panel,
-                           static_cast<int>(min_of(Policy::kRows, rows - r)),
-                           sizes.wide_panel / Policy::kPanelBlockBytes);
-      }
-      return_fused(wide_panels, p.mlp_down, mlp_norms, row0, rows, block_products);
     }
   }
 

@@ -398,6 +398,15 @@ def set_num_threads(num_threads: int) -> None:
     cpu_module().set_num_threads(num_threads)
 
 
+def set_gives_way(gives_way: bool) -> None:
+    """Whether kernel threads of this process offer their core, about every 0.5 ms, to a thread that waits for one.
+
+    For a process that also answers: a kernel may let a thread that computes run to its next tick, some milliseconds,
+    before one that has just woken. Results are the same either way.
+    """
+    cpu_module().set_gives_way(gives_way)
+
+
 def release_free_memory() -> None:
     """Give freed memory back to the system that malloc would keep: after work that allocated much for a while."""
     cpu_module().release_free_memory()

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 import assay
 from assay.errors import ConfigError
-from assay.server.auth import AuthMiddleware, KeyRing
+from assay.server.auth import OPEN_PATHS, AuthMiddleware, KeyRing
 from assay.server.dialects.table import ROUTES
 from assay.server.edge import RECORD, EdgeMiddleware, EdgeOptions
 from assay.server.endpoint import Endpoint
@@ -117,9 +117,12 @@ def _add_routes(app: FastAPI, state: ServerState) -> None:
     if state.settings.tokenizer_info:
         gets["/tokenizer_info"] = info.tokenizer
     # Plain routes: the bodies are read and checked by hand, and the framework's machinery for arguments costs time.
-    # Routes are tried in order, and these are the busy ones.
-    app.router.routes[:0] = [_route(path, handler, "POST") for path, handler in posts.items()]
-    app.router.routes += [_route(path, handler, "GET") for path, handler in gets.items()]
+    # Routes are tried in order: the few that ask for signs of life and must not wait, the busy ones, the rest.
+    asked = {path: handler for path, handler in gets.items() if path in OPEN_PATHS}
+    others = {path: handler for path, handler in gets.items() if path not in OPEN_PATHS}
+    first = [_route(path, handler, "GET") for path, handler in asked.items()]
+    app.router.routes[:0] = first + [_route(path, handler, "POST") for path, handler in posts.items()]
+    app.router.routes += [_route(path, handler, "GET") for path, handler in others.items()]
     app.router.routes.append(_route("/ping", info.health, "POST"))
     app.openapi = lambda: page(app.title, app.version, [*posts, "/ping"], gets)  # type: ignore[method-assign]
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
+from assay.server.joined_writes import JoiningProtocol
+
 if TYPE_CHECKING:
     from assay.server.lifecycle import Lifecycle
     from assay.server.settings import ServerSettings
@@ -50,6 +52,7 @@ def uvicorn_config(app: Any, settings: ServerSettings) -> uvicorn.Config:
         log_config=None,
         log_level=settings.log_level,
         access_log=False,
+        http=JoiningProtocol,
         ws="none",
         server_header=False,
         date_header=False,

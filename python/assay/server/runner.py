@@ -32,7 +32,9 @@ class Runner:
     def __init__(self, policy: RequestPolicy, num_threads: int | None = None, *, nicer_by: int = 0) -> None:
         """nicer_by: how much its threads give way to the calling one, see `assay.niceness`."""
         self._policy = policy
-        count = num_threads or min(4, os.cpu_count() or 1)
+        # One core is left to the event loop: a thread that loses its core to another one while it holds the
+        # interpreter's lock keeps the loop waiting for both.
+        count = num_threads or max(1, min(4, (os.cpu_count() or 1) - 1))
         self.threads = ThreadPoolExecutor(count, "assay-server", set_niceness, (niceness() + nicer_by,))
 
     async def run(self, call: Call, model: ServedModel, receive: Receive, *, is_large: bool = False) -> Answer:
