@@ -3,8 +3,9 @@
 python bench/bench_cuda_attention.py --out bench/results
 
 Device time: every contender is captured into a CUDA graph of CALLS calls, and the graphs take turns. SDPA gets its
-tensors padded already. Errors are those of a few sequences and heads against float64. The work list is built once per
-forward and its time is told apart.
+tensors padded already. On a card of compute capability 9.0 attention_path="hopper" is a contender of its own. Errors
+are those of a few sequences and heads against float64. The work list is built once per forward and its time is told
+apart.
 """
 
 from __future__ import annotations
@@ -43,12 +44,16 @@ def make_lengths(workload: str) -> list[int]:
     while sum(lengths) < 16384:
         if workload == "uniform 16-128":
             lengths.append(int(torch.randint(16, 129, (1,), generator=generator)))
+        elif workload == "mixed 64-4k":
+            lengths.append(int(torch.empty(1).log_normal_(6.8, 0.9, generator=generator).clamp(64, 4096)))
         else:
             lengths.append(int(torch.empty(1).log_normal_(5.3, 0.5, generator=generator).clamp(64, 512)))
     return lengths
 
 
-WORKLOADS = ("uniform 16-128", "lognormal 64-512", "2k", "8k")
+WORKLOADS = ("uniform 16-128", "lognormal 64-512", "mixed 64-4k", "2k", "8k")
+HOPPER_WORKLOADS = ("mixed 64-4k", "2k", "8k")
+"""Those with sequences that are long enough for the Hopper path."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ class Ours:
             stream=int(torch.cuda.current_stream().cuda_stream),
         )
 
-    def attend(self) -> Tensor:
+    def attend(self, attention_path: str = "portable") -> Tensor:
         """One attention."""
         q, k, v = self.case.q, self.case.k, self.case.v
         self.module.attention_varlen(
@@ -111,6 +116,7 @@ class Ours:
             v_stride=v.stride(0),
             num_seqs=len(self.case.lengths),
             num_tokens=q.shape[0],
+            num_key_tokens=k.shape[0],
             num_heads=q.shape[1],
             num_kv_heads=k.shape[1],
             head_dim=q.shape[2],
@@ -125,6 +131,7 @@ class Ours:
             out_stride=self.out.stride(0),
             schedule=self.schedule.data_ptr(),
             stream=int(torch.cuda.current_stream().cuda_stream),
+            attention_path=attention_path,
         )
         return self.out
 
@@ -227,6 +234,9 @@ def bench(workload: str, head_dim: int, dtype: torch.dtype, is_causal: bool) -> 
     ours = Ours(case)
     contenders: dict[str, Callable[[], object]] = {"ours": ours.attend, "schedule": ours.order}
     errors, missing = {"ours": max_error(ours.attend(), case)}, {}
+    if workload in HOPPER_WORKLOADS and ours.module.sm(torch.cuda.current_device()) == 90:
+        contenders["hopper"] = lambda: ours.attend("hopper")
+        errors["hopper"] = max_error(ours.attend("hopper"), case)
     for name, make in (("torch_varlen", torch_varlen), ("padded_sdpa", padded_sdpa)):
         try:
             fn = make(case)
@@ -247,7 +257,7 @@ def line(row: dict[str, Any]) -> str:
     ours = row["times"]["ours"]["median_us"]
     mask = "causal" if row["is_causal"] else "full"
     cells = [f"{row['workload']:17} d{row['head_dim']:<4}{mask:7}{ours:9.1f} us {row['ours_tflops']:6.0f} TF/s"]
-    for name, label in (("torch_varlen", "varlen"), ("padded_sdpa", "sdpa")):
+    for name, label in (("hopper", "hopper"), ("torch_varlen", "varlen"), ("padded_sdpa", "sdpa")):
         if name in row["times"]:
             cells.append(f"{label} {row['times'][name]['median_us'] / ours:5.2f} x, error {row['errors'][name]:.1e}")
     return "  ".join([*cells, f"ours {row['errors']['ours']:.1e}"])

@@ -1,5 +1,8 @@
 // attention_schedule and attention_varlen: sizes checked, then launched.
+#include <pybind11/stl.h>
+
 #include <cmath>
+#include <optional>
 
 #include "bind_cuda.h"
 #include "cuda/attention_schedule.h"
@@ -8,9 +11,9 @@
 namespace assay::cuda {
 namespace {
 
-void check_counts(std::int64_t num_tokens, std::int64_t num_seqs) {
+void check_counts(std::int64_t num_tokens, std::int64_t num_seqs, const char* tokens_name = "num_tokens") {
   // Positions and a window's edges are added up in 32 bits.
-  check_size(num_tokens, "num_tokens", 0, (1 << 29) - 1);
+  check_size(num_tokens, tokens_name, 0, (1 << 29) - 1);
   check_size(num_seqs, "num_seqs", 0, 1 << 24);
 }
 
@@ -31,12 +34,16 @@ void attention_schedule(Pointer cu_seqlens, Pointer cu_seqlens_k, std::int64_t n
                             stream_of(stream));
 }
 
+constexpr Named<AttentionPath> kPaths[] = {{"portable", AttentionPath::kPortable}, {"hopper", AttentionPath::kHopper}};
+
 void attention_varlen(Pointer q, Pointer k, Pointer v, const std::string& dtype, std::int64_t q_stride,
                       std::int64_t k_stride, std::int64_t v_stride, std::int64_t num_seqs, std::int64_t num_tokens,
                       int num_heads, int num_kv_heads, int head_dim, float softmax_scale, bool is_causal,
                       std::int64_t window_left, std::int64_t window_right, float soft_cap, Pointer alibi_slopes,
-                      Pointer query_positions, Pointer out, std::int64_t out_stride, Pointer schedule, Pointer stream) {
+                      Pointer query_positions, Pointer out, std::int64_t out_stride, Pointer schedule, Pointer stream,
+                      std::int64_t num_key_tokens, const std::optional<std::string>& attention_path) {
   check_counts(num_tokens, num_seqs);
+  check_counts(num_key_tokens, num_seqs, "num_key_tokens");
   check_size(num_heads, "num_heads", 1, 1 << 12);
   check_size(num_kv_heads, "num_kv_heads", 1, num_heads);
   ASSAY_CHECK(num_heads % num_kv_heads == 0, "num_heads must be a multiple of num_kv_heads, got ", num_heads, " and ",
@@ -63,6 +70,8 @@ void attention_varlen(Pointer q, Pointer k, Pointer v, const std::string& dtype,
   params.attention.query_positions = device_pointer<const std::int32_t>(query_positions);
   params.attention.out_stride = out_stride;
   params.num_tokens = num_tokens;
+  params.num_key_tokens = num_key_tokens;
+  if (attention_path) params.path = by_name(kPaths, *attention_path, "attention_path");
   params.alibi_slopes = device_pointer<const float>(alibi_slopes);
   if (num_tokens > 0) {
     params.attention.q = required<const void>(q, "q");
@@ -105,7 +114,8 @@ void bind_attention(py::module_& m) {
         py::arg("num_tokens"), py::arg("num_heads"), py::arg("num_kv_heads"), py::arg("head_dim"),
         py::arg("softmax_scale"), py::arg("is_causal"), py::arg("window_left"), py::arg("window_right"),
         py::arg("soft_cap"), py::arg("alibi_slopes"), py::arg("query_positions"), py::arg("out"), py::arg("out_stride"),
-        py::arg("schedule"), py::arg("stream"));
+        py::arg("schedule"), py::arg("stream"), py::arg("num_key_tokens"), py::arg("attention_path") = py::none(),
+        "attention_path: \"portable\" or \"hopper\" (launch_attention.h); None: kDefaultAttentionPath.");
   m.def("attention_tiling", &tiling, py::arg("dtype"), py::arg("head_dim"), "The numbers of the kernel for a head.");
   m.def("attention_grid", &grid, py::kw_only(), py::arg("dtype"), py::arg("head_dim"), py::arg("num_tokens"),
         py::arg("num_seqs"), py::arg("num_heads"), py::arg("num_sms"), "Blocks that attention_varlen launches.");

@@ -3,6 +3,25 @@
 #include "cuda/emulation/self_test.h"
 
 namespace assay::cuda {
+namespace {
+
+constexpr Named<HopperFault> kHopperFaults[] = {
+    {"none", HopperFault::kNone},
+    {"written", HopperFault::kWritten},
+    {"no init", HopperFault::kNoInit},
+    {"no init fence", HopperFault::kNoInitFence},
+    {"few bytes", HopperFault::kFewBytes},
+    {"next phase", HopperFault::kNextPhase},
+    {"no copy wait", HopperFault::kNoCopyWait},
+    {"no product fence", HopperFault::kNoProductFence},
+    {"other descriptors", HopperFault::kOtherDescriptors},
+    {"no product wait", HopperFault::kNoProductWait},
+    {"no memory fence", HopperFault::kNoMemoryFence},
+    {"far descriptor", HopperFault::kFarDescriptor},
+    {"no last wait", HopperFault::kNoLastWait},
+};
+
+}  // namespace
 
 void bind_emulation(py::module_& m) {
   m.def(
@@ -23,6 +42,16 @@ void bind_emulation(py::module_& m) {
       "self_test_shuffle",
       [](Pointer in, Pointer out) { self_test_shuffle(device_pointer<float>(in), device_pointer<float>(out)); },
       py::kw_only(), py::arg("x"), py::arg("out"));
+  m.def(
+      "self_test_warpgroup",
+      [](Pointer a, Pointer b, Pointer c, int num_rows, Pointer products, Pointer sums, bool is_bfloat16,
+         const std::string& fault) {
+        self_test_warpgroup(device_pointer<void>(a), device_pointer<void>(b), device_pointer<void>(c), num_rows,
+                            device_pointer<float>(products), device_pointer<float>(sums), is_bfloat16,
+                            by_name(kHopperFaults, fault, "fault"));
+      },
+      py::kw_only(), py::arg("a"), py::arg("b"), py::arg("c"), py::arg("num_rows"), py::arg("products"),
+      py::arg("sums"), py::arg("is_bfloat16"), py::arg("fault") = "none");
   m.def("self_test_fault", &self_test_fault, py::arg("fault"));
 }
 

@@ -99,6 +99,7 @@ def launch(
     soft_cap: float = 0.0,
     alibi_slopes: Tensor | None = None,
     query_positions: Tensor | None = None,
+    attention_path: str | None = None,
 ) -> None:
     """One call of attention_varlen on tensors of the device."""
     device.module.attention_varlen(
@@ -111,6 +112,7 @@ def launch(
         v_stride=v.stride(0),
         num_seqs=num_seqs,
         num_tokens=q.shape[0] if num_tokens is None else num_tokens,
+        num_key_tokens=k.shape[0],
         num_heads=q.shape[1],
         num_kv_heads=k.shape[1],
         head_dim=q.shape[2],
@@ -125,6 +127,7 @@ def launch(
         out_stride=out.stride(0),
         schedule=schedule.data_ptr(),
         stream=device.stream(),
+        attention_path=attention_path,
     )
 
 
@@ -141,11 +144,11 @@ def run(device: Device, batch: Batch, **settings: Any) -> Tensor:
     return out.cpu()
 
 
-def check(device: Device, batch: Batch, **settings: Any) -> None:
+def check(device: Device, batch: Batch, attention_path: str | None = None, **settings: Any) -> None:
     """Within twice the error of the plain form in the same dtype, plus the rounding floor."""
     tensors = (batch.q, batch.k, batch.v, batch.cu_seqlens, batch.cu_seqlens_k)
     exact = reference_attention.attention(*tensors, **settings)
     base = reference_attention.attention(*tensors, dtype=batch.q.dtype, **settings)
-    error = reference.max_err(run(device, batch, **settings), exact)
+    error = reference.max_err(run(device, batch, attention_path=attention_path, **settings), exact)
     depth = batch.q.shape[2] + max(batch.lengths_k, default=0)  # a score sums over head_dim, an output over keys
     assert error <= reference.budget(base, exact, depth)

@@ -54,6 +54,18 @@ def test_cuda_attention_of_some_queries_equals_all(
 
 
 @on_devices
+@dtypes
+def test_cuda_attention_of_wide_sequences_has_the_bits_of_some_queries(device: Device, dtype: torch.dtype) -> None:
+    """A wide sequence's blocks of 128 rows, taken by halves; the last half has no rows."""
+    batch = make_batch([560], dtype, num_heads=1)
+    whole = run(device, batch, is_causal=True)
+    for first, last in [(60, 70), (120, 160), (540, 560)]:
+        some = type(batch)(batch.q[first:last], batch.k, batch.v, [last - first], [560])
+        positions = torch.tensor([first], dtype=torch.int32)
+        assert torch.equal(run(device, some, query_positions=positions, is_causal=True), whole[first:last])
+
+
+@on_devices
 def test_cuda_attention_packs_short_sequences_without_a_trace(device: Device) -> None:
     """Sequences of up to 32 tokens, four (sequence, head) pairs to a block, at every place of a block."""
     lengths = [16, 3, 32, 17, 31, 1, 16]

@@ -17,39 +17,44 @@ from cuda_devices import Device
 on_devices = pytest.mark.parametrize("device", cuda_devices.DEVICES)
 on_modules = pytest.mark.parametrize("module", cuda_devices.MODULES)
 
-HEADER = 4
-"""int32 before the entries: num_long, num_short, next_work, num_finished."""
+HEADER = 8
+"""int32 before the entries: num_wide, num_long, num_short, next_work, num_finished, three unused."""
+
+WIDE = 512
+"""As many queries and keys make a sequence wide."""
 
 
-def read(schedule: torch.Tensor) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-    """The long and the short entries: (seq, block, first_query, num_queries, first_key, num_keys)."""
+def read(schedule: torch.Tensor) -> list[list[tuple[int, ...]]]:
+    """The wide, the long and the short entries: (seq, block, first_query, num_queries, first_key, num_keys)."""
     header, rest = schedule.cpu().view(torch.int32).split([HEADER, schedule.numel() // 4 - HEADER])
-    num_long, num_short, next_work, num_finished = header.tolist()
+    num_wide, num_long, num_short, next_work, num_finished = header.tolist()[:5]
     assert (next_work, num_finished) == (0, 0)
     entries = [tuple(entry[:6]) for entry in rest.view(-1, 8).tolist()]
-    return entries[:num_long], entries[num_long : num_long + num_short]
+    num_not_short = num_wide + num_long
+    return [entries[:num_wide], entries[num_wide:num_not_short], entries[num_not_short : num_not_short + num_short]]
 
 
 @on_devices
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_attention_schedule_has_every_row_once(device: Device, is_causal: bool) -> None:
-    lengths = [0, 1, 700, 16, 17, 32, 33, 0, 64, 65, 200, *range(70)]
-    lengths_k = [length * 3 % 500 for length in lengths]
+    lengths = [0, 1, 700, 16, 17, 32, 33, 0, 64, 65, 200, *range(70), 511, 512, 513, 640, 512, 600]
+    lengths_k = [length * 3 % 500 for length in lengths[:-6]] + [900, 512, 513, 9000, 511, 800]
     cu_seqlens, cu_seqlens_k = (reference.cu_seqlens(x) for x in (lengths, lengths_k))
     schedule = make_schedule(
         device, device.put(cu_seqlens), device.put(cu_seqlens_k), sum(lengths), is_causal=is_causal
     )
     rows: list[tuple[int, int]] = []
-    for entries, block_rows, is_short in zip(read(schedule), (64, 16), (False, True), strict=True):
+    for kind, (entries, block_rows) in enumerate(zip(read(schedule), (128, 64, 16), strict=True)):
+        assert entries
         work = []
         for seq, block, first_query, num_queries, first_key, num_keys in entries:
             assert (num_queries, num_keys) == (lengths[seq], lengths_k[seq])
             assert (first_query, first_key) == (int(cu_seqlens[seq]), int(cu_seqlens_k[seq]))
-            assert (num_queries <= 32) == is_short
+            assert kind == (0 if min(num_queries, num_keys) >= WIDE else 1 if num_queries > 32 else 2)
             first, last = block * block_rows, min((block + 1) * block_rows, num_queries)
             rows += [(seq, row) for row in range(first, last)]
             seen = num_keys - num_queries + (block + 1) * block_rows
-            work.append(max(0, min(num_keys, seen)) // 64 if is_causal else num_keys // 64)
+            work.append(min(127, max(0, min(num_keys, seen)) // 64 if is_causal else num_keys // 64))
         assert work == sorted(work, reverse=True)
     assert sorted(rows) == [(seq, row) for seq, length in enumerate(lengths) for row in range(length)]
 
@@ -86,14 +91,14 @@ def test_attention_follows_lengths_that_only_the_device_knows(device: Device) ->
 
 @on_modules
 def test_attention_schedule_size_holds_any_lengths(module: Any) -> None:
-    """16 bytes and 32 an entry; no lengths of as many tokens and sequences have more entries."""
+    """32 bytes and 32 an entry; no lengths of as many tokens and sequences have more entries."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(200):
         num_seqs = int(torch.randint(1, 40, (1,), generator=generator))
         lengths = torch.randint(0, 90, (num_seqs,), generator=generator).tolist()
         entries = sum(-(-length // (16 if length <= 32 else 64)) for length in lengths)
-        assert module.attention_schedule_size(num_tokens=sum(lengths), num_seqs=num_seqs) >= 16 + 32 * entries
-    assert module.attention_schedule_size(num_tokens=0, num_seqs=0) == 16
+        assert module.attention_schedule_size(num_tokens=sum(lengths), num_seqs=num_seqs) >= 32 + 32 * entries
+    assert module.attention_schedule_size(num_tokens=0, num_seqs=0) == 32
     with pytest.raises(ValueError, match="num_tokens must be 0 to 536870911, got -1"):
         module.attention_schedule_size(num_tokens=-1, num_seqs=0)
 

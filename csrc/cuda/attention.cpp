@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "common/check.h"
+#include "cuda/attention_hopper.h"
 #include "cuda/attention_kernel.h"
 #include "cuda/devices.h"
 #include "cuda/launch_attention.h"
@@ -39,6 +40,7 @@ void launch_attention(const CudaAttentionParams& params, cudaStream_t stream) {
                                                  p.num_heads, num_multiprocessors());
   if (num_blocks == 0) return;
   const bool changes_scores = p.soft_cap > 0.0f || params.alibi_slopes != nullptr;
+  const bool takes_hopper = takes_hopper_path(params);
   const AttentionKernelParams kernel_params = {
       .q = p.q,
       .k = p.k,
@@ -51,6 +53,7 @@ void launch_attention(const CudaAttentionParams& params, cudaStream_t stream) {
       .query_positions = p.query_positions,
       .alibi_slopes = params.alibi_slopes,
       .schedule = static_cast<AttentionSchedule*>(params.schedule),
+      .takes_wide = !takes_hopper,
       .num_heads = p.num_heads,
       .heads_per_kv_head = p.num_heads / p.num_kv_heads,
       .head_dim = p.head_dim,
@@ -62,6 +65,7 @@ void launch_attention(const CudaAttentionParams& params, cudaStream_t stream) {
       .changes_scores = changes_scores,
       .log2_scale = changes_scores ? 1.0f : p.softmax_scale * kLog2E,
   };
+  if (takes_hopper) launch_attention_hopper(params, kernel_params, stream);
   const unsigned grid = static_cast<unsigned>(num_blocks);
   switch (p.dtype) {
     case DType::kFloat32:

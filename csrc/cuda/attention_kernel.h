@@ -22,6 +22,7 @@ struct AttentionKernelParams {
   const std::int32_t* query_positions;  // or nullptr
   const float* alibi_slopes;            // or nullptr
   AttentionSchedule* schedule;
+  bool takes_wide;  // false: launch_attention_hopper does
   int num_heads;
   int heads_per_kv_head;
   int head_dim;

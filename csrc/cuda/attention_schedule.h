@@ -10,6 +10,10 @@ constexpr int kAttentionBlockRows = 64;  // of a block whose warps share their k
 constexpr int kAttentionThreads = kAttentionBlockRows / kAttentionWarpRows * 32;
 // A sequence with at most this many queries is computed by single warps, several (sequence, head) pairs to a block.
 constexpr int kAttentionShortQueries = 32;
+// A sequence with at least this many queries and as many keys is wide: a block of the Hopper kernel has
+// kAttentionWideRows of its rows; for the other kernels they are two blocks.
+constexpr int kAttentionWideLength = 512;
+constexpr int kAttentionWideRows = 128;
 
 // One compiled kernel. A row's sums are taken over key tiles counted from its sequence's first key, so they depend on
 // these numbers but not on the rows beside it.
@@ -57,11 +61,15 @@ constexpr AttentionTiling kFloatAttentionTilings[] = {
     float_attention_tiling(256, 16, 2),
 };
 
+// By its own lengths alone, so that what is computed beside a sequence never decides how it is computed.
+enum class AttentionKind : int { kWide, kLong, kShort };
+constexpr int kAttentionKinds = 3;
+
 // Rows of one sequence, the unit of the work list; every head computes every entry. The lengths are in it so that a
 // block waits for memory once before it can load.
 struct AttentionEntry {
   std::int32_t seq;
-  std::int32_t block;        // of kAttentionBlockRows rows, or of kAttentionWarpRows in a short sequence
+  std::int32_t block;        // of 128, 64 or 16 rows, by kind
   std::int32_t first_query;  // of the sequence, among all tokens
   std::int32_t num_queries;
   std::int32_t first_key;
@@ -69,12 +77,14 @@ struct AttentionEntry {
   std::int32_t unused[2];
 };
 
-// In device memory; num_long + num_short entries follow, each kind with the most keys first.
+// In device memory; the entries follow: wide, long and short, each kind with the most keys first.
 struct AttentionSchedule {
+  std::int32_t num_wide;
   std::int32_t num_long;
   std::int32_t num_short;
   std::int32_t next_work;     // beyond the work that every block starts with; 0 between launches
   std::int32_t num_finished;  // blocks; 0 between launches
+  std::int32_t unused[3];
 };
 
 // The compiled kernel for a head: its place among the tilings of its kind of dtype, and that tiling. Throws

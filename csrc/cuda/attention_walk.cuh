@@ -158,6 +158,37 @@ __device__ void softmax_tile(Tile& tile, float scale) {
   tile.take_weights();
 }
 
+// The scores of a tile, from first_key on, become weights. num_rows queries from `position` on are there.
+template <class Tile>
+__device__ void weigh_keys(Tile& tile, const AttentionKernelParams& p, int position, int num_rows, int first_key,
+                           int key_tile, int num_keys, int head) {
+  if (p.changes_scores) change_scores(tile, p, position, first_key, head);
+  // The keys that all rows see.
+  const int first = position + num_rows - 1 - p.window_left, last = min(position + p.window_right, num_keys - 1);
+  if (first_key < first || first_key + key_tile - 1 > last) hide_keys(tile, p, position, first_key, num_keys);
+  softmax_tile(tile, p.log2_scale);
+}
+
+// After the last tile: sums divided by those of the weights; zeros for a row that sees no key.
+template <class Tile>
+__device__ void store_rows(const Tile& tile, const AttentionKernelParams& p, const AttentionEntry& x, int head,
+                           int first_row, int position, int num_rows) {
+  float factor[Tile::kRows];
+  bool sees_keys[Tile::kRows];
+#pragma unroll
+  for (int r = 0; r < Tile::kRows; ++r) {
+    float sum = tile.sum[r];
+    for (int step = 1; step < Tile::kRowLanes; step *= 2) sum += __shfl_xor_sync(kFullWarp, sum, step);
+    factor[r] = 1.0f / sum;
+    const int at = position + tile.row(r);
+    sees_keys[r] = max(0, at - p.window_left) <= min(x.num_keys - 1, at + p.window_right);
+  }
+  using Element = typename Tile::Element;
+  tile.store(
+      token_head(static_cast<Element*>(p.out), fresh(x.first_query + first_row), p.out_stride, fresh(head), p.head_dim),
+      p.out_stride, num_rows, p.head_dim, factor, sees_keys);
+}
+
 // The rows of one warp: from first_row of x on, num_rows of them (none where <= 0). A short item is one warp by itself,
 // else all warps of the block take the same steps over `tiles` with their keys in common.
 template <class Tile>
@@ -218,7 +249,7 @@ __device__ void attend(const AttentionKernelParams& p, const AttentionEntry& x, 
       load_values(tile + kStages - 1);
       cp_async_commit();
     }
-    // The keys that all rows of the warp see, and those that some do.
+    // Whether some row of the warp sees some key of the tile.
     const int first_key = tile * kKeyTile, last_key = first_key + kKeyTile - 1;
     const int first_seen = position - p.window_left, last_seen = position + num_rows - 1 + p.window_right;
     const bool is_seen = num_rows > 0 && last_key >= first_seen && first_key <= last_seen;
@@ -228,13 +259,7 @@ __device__ void attend(const AttentionKernelParams& p, const AttentionEntry& x, 
       load_keys(tile + 1);
       cp_async_commit();
     }
-    if (is_seen) {
-      if (p.changes_scores) change_scores(state, p, position, first_key, head);
-      const bool sees_all =
-          first_key >= first_seen + num_rows - 1 && last_key <= min(last_seen - num_rows + 1, x.num_keys - 1);
-      if (!sees_all) hide_keys(state, p, position, first_key, x.num_keys);
-      softmax_tile(state, p.log2_scale);
-    }
+    if (is_seen) weigh_keys(state, p, position, num_rows, first_key, kKeyTile, x.num_keys, head);
     if (is_short) {
       cp_async_wait<1>();  // the values
       __syncwarp();
@@ -247,37 +272,29 @@ __device__ void attend(const AttentionKernelParams& p, const AttentionEntry& x, 
     }
   }
 
-  float factor[Tile::kRows];
-  bool sees_keys[Tile::kRows];
-#pragma unroll
-  for (int r = 0; r < Tile::kRows; ++r) {
-    float sum = state.sum[r];
-    for (int step = 1; step < Tile::kRowLanes; step *= 2) sum += __shfl_xor_sync(kFullWarp, sum, step);
-    factor[r] = 1.0f / sum;
-    const int at = position + state.row(r);
-    sees_keys[r] = max(0, at - p.window_left) <= min(x.num_keys - 1, at + p.window_right);
-  }
-  state.store(
-      token_head(static_cast<Element*>(p.out), fresh(x.first_query + first_row), p.out_stride, fresh(head), p.head_dim),
-      p.out_stride, num_rows, p.head_dim, factor, sees_keys);
+  store_rows(state, p, x, head, first_row, position, num_rows);
 }
 
-// Work w below num_long * num_heads is a block of rows of one head; above it, num_stages entries of short sequences.
-// Blocks fetch the next work while they compute; the fullest came first.
+// Entries in the order of their rows: wide ones, unless another launch takes them, as two blocks each, then long ones.
+// Work w below num_long * num_heads is such a block of one head; above it, num_stages entries of short sequences.
+// Blocks fetch the next work while they compute; of each kind the fullest came first.
 template <class Tile>
 __global__ void __launch_bounds__(kAttentionThreads, Tile::kTiling.blocks_per_sm)
     attention_kernel(AttentionKernelParams p) {
   ASSAY_DYNAMIC_SHARED(shared);
   // Kept out of registers, which the sums need.
   __shared__ struct {
+    int num_wide;   // blocks of wide entries
     int num_long;   // work items
     int num_short;  // (entry, head) pairs
     int fetched;
   } plan;
   constexpr int kStages = Tile::kTiling.num_stages;
+  constexpr int kWideBlocks = kAttentionWideRows / kAttentionBlockRows;
   const AttentionEntry* entries = reinterpret_cast<const AttentionEntry*>(p.schedule + 1);
   if (threadIdx.x == 0) {
-    plan.num_long = p.schedule->num_long * p.num_heads;
+    plan.num_wide = p.takes_wide ? kWideBlocks * p.schedule->num_wide : 0;
+    plan.num_long = (plan.num_wide + p.schedule->num_long) * p.num_heads;
     plan.num_short = p.schedule->num_short * p.num_heads;
   }
   __syncthreads();
@@ -289,9 +306,14 @@ __global__ void __launch_bounds__(kAttentionThreads, Tile::kTiling.blocks_per_sm
     const int unit = is_short ? (work - plan.num_long) * kStages + warp : work;
     // Every warp takes part in a long item; a short one may leave some without rows.
     if (!is_short || (warp < kStages && unit < plan.num_short)) {
-      const AttentionEntry x = entries[((is_short ? plan.num_long : 0) + unit) / p.num_heads];
+      // Among the blocks, if all entries behind the wide ones were one block.
+      const int block = ((is_short ? plan.num_long : 0) + unit) / p.num_heads;
+      const bool is_wide = block < plan.num_wide;
+      const AttentionEntry x = entries[is_wide ? block / kWideBlocks : block - plan.num_wide + p.schedule->num_wide];
       const int block_rows = is_short ? kAttentionWarpRows : kAttentionBlockRows;
-      const int block_row = x.block * block_rows, row = block_row + (is_short ? 0 : warp * kAttentionWarpRows);
+      const int block_row =
+          is_wide ? x.block * kAttentionWideRows + block % kWideBlocks * kAttentionBlockRows : x.block * block_rows;
+      const int row = block_row + (is_short ? 0 : warp * kAttentionWarpRows);
       const int position = p.query_positions == nullptr ? x.num_keys - x.num_queries : p.query_positions[x.seq];
       const TileRange tiles = visible_tiles(p, position + block_row, min(block_rows, x.num_queries - block_row),
                                             x.num_keys, Tile::kTiling.key_tile);

@@ -7,17 +7,27 @@
 namespace assay::cuda {
 namespace {
 
-constexpr int kBuckets = 128;           // per kind of work, by number of keys
-constexpr int kBucketKeys = 64;         // longer than kBuckets * kBucketKeys: all alike
-constexpr int kThreads = 2 * kBuckets;  // one per bucket in the scan
+constexpr int kBuckets = 128;                         // per kind of work, by number of keys
+constexpr int kBucketKeys = 64;                       // longer than kBuckets * kBucketKeys: all alike
+constexpr int kThreads = kAttentionKinds * kBuckets;  // one per bucket in the scan
 
-// The bucket of an entry, the most work first; the second half is for short sequences.
-__device__ int bucket_of(const AttentionScheduleParams& p, const AttentionEntry& entry, bool is_short) {
-  const int rows = is_short ? kAttentionWarpRows : kAttentionBlockRows;
+__device__ AttentionKind kind_of(const AttentionEntry& entry) {
+  if (entry.num_queries <= kAttentionShortQueries) return AttentionKind::kShort;
+  const bool is_wide = entry.num_queries >= kAttentionWideLength && entry.num_keys >= kAttentionWideLength;
+  return is_wide ? AttentionKind::kWide : AttentionKind::kLong;
+}
+
+__device__ int block_rows(AttentionKind kind) {
+  if (kind == AttentionKind::kShort) return kAttentionWarpRows;
+  return kind == AttentionKind::kWide ? kAttentionWideRows : kAttentionBlockRows;
+}
+
+// The bucket of an entry, kind by kind and the most work first.
+__device__ int bucket_of(const AttentionScheduleParams& p, const AttentionEntry& entry, AttentionKind kind) {
+  const int rows = block_rows(kind);
   int num_keys = entry.num_keys;
   if (p.is_causal) num_keys = max(0, min(num_keys, num_keys - entry.num_queries + (entry.block + 1) * rows));
-  const int bucket = kBuckets - 1 - min(kBuckets - 1, num_keys / kBucketKeys);
-  return is_short ? kBuckets + bucket : bucket;
+  return static_cast<int>(kind) * kBuckets + kBuckets - 1 - min(kBuckets - 1, num_keys / kBucketKeys);
 }
 
 template <typename Visit>
@@ -29,9 +39,9 @@ __device__ void for_each_entry(const AttentionScheduleParams& p, Visit visit) {
     entry.num_queries = p.cu_seqlens_q[seq + 1] - entry.first_query;
     entry.first_key = p.cu_seqlens_k[seq];
     entry.num_keys = p.cu_seqlens_k[seq + 1] - entry.first_key;
-    const bool is_short = entry.num_queries <= kAttentionShortQueries;
-    const int rows = is_short ? kAttentionWarpRows : kAttentionBlockRows;
-    for (; entry.block * rows < entry.num_queries; ++entry.block) visit(entry, bucket_of(p, entry, is_short));
+    const AttentionKind kind = kind_of(entry);
+    const int rows = block_rows(kind);
+    for (; entry.block * rows < entry.num_queries; ++entry.block) visit(entry, bucket_of(p, entry, kind));
   }
 }
 
@@ -53,14 +63,15 @@ __global__ void __launch_bounds__(kThreads) attention_schedule_kernel(AttentionS
     place[thread] += before;
     __syncthreads();
   }
-  const int num_long = place[kBuckets - 1], num_all = place[kThreads - 1];
+  const int num_wide = place[kBuckets - 1], num_not_short = place[2 * kBuckets - 1], num_all = place[kThreads - 1];
   __syncthreads();
   place[thread] -= count;
   __syncthreads();
   for_each_entry(p, [&](const AttentionEntry& entry, int bucket) { entries[atomicAdd(&place[bucket], 1)] = entry; });
   if (thread == 0) {
-    schedule->num_long = num_long;
-    schedule->num_short = num_all - num_long;
+    schedule->num_wide = num_wide;
+    schedule->num_long = num_not_short - num_wide;
+    schedule->num_short = num_all - num_not_short;
     schedule->next_work = 0;
     schedule->num_finished = 0;
   }

@@ -21,6 +21,12 @@ int sm(int device) {
   return major * 10 + minor;
 }
 
+int current_sm() {
+  int device = 0;
+  ASSAY_CUDA_CHECK(cudaGetDevice(&device));
+  return sm(device);
+}
+
 int num_multiprocessors() {
   int device = 0, count = 0;
   ASSAY_CUDA_CHECK(cudaGetDevice(&device));

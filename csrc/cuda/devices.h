@@ -9,6 +9,9 @@ int device_count();
 // Compute capability as one number, 80 or 90. Throws std::runtime_error where there is no such device.
 int sm(int device);
 
+// Of the current device. Throws std::runtime_error.
+int current_sm();
+
 // Multiprocessors of the current device. Throws std::runtime_error.
 int num_multiprocessors();
 

@@ -19,11 +19,20 @@ struct AttentionScheduleParams {
   void* schedule;           // attention_schedule_size(num_tokens, num_seqs) bytes, 16-byte aligned
 };
 
+// Which kernels may compute a call. kHopper: wide sequences (attention_schedule.h) of float16 and bfloat16 with
+// head_dim 64 or 128 by wgmma, on a card of compute capability 9.0 and a build for 90a; kPortable kernels do the rest.
+enum class AttentionPath { kPortable, kHopper };
+
+// kPortable until a card has shown that the other one is right and faster (docs/gpu-status.md).
+constexpr AttentionPath kDefaultAttentionPath = AttentionPath::kPortable;
+
 struct CudaAttentionParams {
-  AttentionParams attention;  // float32, float16 or bfloat16; cu_seqlens and max_seqlens are unread
-  std::int64_t num_tokens;    // as given to the schedule
-  const float* alibi_slopes;  // [num_heads]: scores -= slope * |key - position of the query|; nullptr = none
-  void* schedule;             // of the same cu_seqlens
+  AttentionParams attention;    // float32, float16 or bfloat16; cu_seqlens and max_seqlens are unread
+  std::int64_t num_tokens;      // as given to the schedule; with kHopper also the rows of q in memory
+  std::int64_t num_key_tokens;  // rows of k and v in memory, at least cu_seqlens_k[num_seqs]
+  const float* alibi_slopes;    // [num_heads]: scores -= slope * |key - position of the query|; nullptr = none
+  void* schedule;               // of the same cu_seqlens
+  AttentionPath path = kDefaultAttentionPath;
 };
 
 void launch_attention_schedule(const AttentionScheduleParams& params, cudaStream_t stream);

@@ -215,7 +215,11 @@ class Run {
                                  .schedule = schedule},
                                 stream_);
     }
-    launch_attention({.attention = params, .num_tokens = max_rows_, .alibi_slopes = nullptr, .schedule = schedule},
+    launch_attention({.attention = params,
+                      .num_tokens = max_rows_,
+                      .num_key_tokens = batch_.max_tokens,
+                      .alibi_slopes = nullptr,
+                      .schedule = schedule},
                      stream_);
   }
 

@@ -16,15 +16,19 @@ set(ASSAY_CUDA_KERNELS
     proof.cu
     residual.cu
     rotary.cu)
+# For sm_90a and nothing else.
+set(ASSAY_CUDA_HOPPER_KERNELS attention_hopper.cu)
 set(ASSAY_CUDA_HOST
     attention.cpp
+    attention_hopper.cpp
     attention_schedule.cpp
     cublas_lt.cpp
     devices.cpp
     gemm.cpp
     layer.cpp
     layer_check.cpp
-    product.cpp)
+    product.cpp
+    tensor_map.cpp)
 set(ASSAY_CUDA_BINDINGS
     bind_cuda.cpp
     bind_cuda_attention.cpp
@@ -35,6 +39,7 @@ set(ASSAY_CUDA_BINDINGS
     bind_cuda_rows.cpp)
 
 list(TRANSFORM ASSAY_CUDA_KERNELS PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
+list(TRANSFORM ASSAY_CUDA_HOPPER_KERNELS PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
 list(TRANSFORM ASSAY_CUDA_HOST PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
 list(TRANSFORM ASSAY_CUDA_BINDINGS PREPEND ${PROJECT_SOURCE_DIR}/csrc/)
 set(ASSAY_CUDA_SOURCES ${ASSAY_CUDA_KERNELS} ${ASSAY_CUDA_HOST})

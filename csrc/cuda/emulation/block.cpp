@@ -27,7 +27,7 @@ constexpr unsigned kMaxThreads = 1024;
 constexpr std::size_t kCanaryBytes = 1024;
 constexpr int kPoison = 0xff;
 
-enum class State { kReady, kAtBarrier, kInWarp, kReturned };
+enum class State { kReady, kAtBarrier, kInWarp, kWaiting, kReturned };
 
 struct Copy {
   void* shared;
@@ -44,6 +44,9 @@ struct Thread {
   unsigned mask = 0;
   void* arguments = nullptr;
   WarpFunction function = nullptr;
+  // Waiting: for what.
+  std::function<bool()> is_done;
+  const char* awaited = nullptr;
   std::vector<Copy> copies;
   int group = 0;  // copies being gathered belong to it
 };
@@ -58,6 +61,11 @@ struct Machine {
   std::mutex mutex;
   unsigned num_launches = 0;
   bool copies_at_once = false;
+  std::uint64_t num_blocks = 0;
+  std::uint64_t num_turns = 0;                // that all warps have had
+  unsigned num_yielding = 0;                  // threads that go on in the next turn
+  std::vector<std::function<void()>> events;  // under way
+  std::vector<std::function<void()>> end_checks;
   unsigned char* first_stack_end = nullptr;
   std::vector<Thread> threads;
   unsigned num_threads = 0;
@@ -81,20 +89,8 @@ Machine& machine() {
   return *instance;
 }
 
-std::string text_of(const uint3& idx) {
+std::string idx_text(const uint3& idx) {
   return "(" + std::to_string(idx.x) + ", " + std::to_string(idx.y) + ", " + std::to_string(idx.z) + ")";
-}
-
-std::string text_of(const Location& where) {
-  return std::string(where.file_name()) + ":" + std::to_string(where.line()) + " (" + where.function_name() + ")";
-}
-
-[[noreturn]] void fail(const std::string& what) {
-  throw std::runtime_error("kernel launched at " + text_of(machine().launch) + ": " + what);
-}
-
-[[noreturn]] void fail_in_thread(const std::string& what) {
-  fail("block " + text_of(blockIdx) + " thread " + text_of(machine().current->idx) + " " + what);
 }
 
 bool is_same_place(const Location& a, const Location& b) {
@@ -136,7 +132,7 @@ void perform(const Copy& copy) {
   }
 }
 
-void wait() {
+void wait_for_turn() {
   Machine& m = machine();
   switch_context(m.current->context, m.scheduler);
 }
@@ -153,17 +149,19 @@ void enter_thread() {
   }
   m.current->state = State::kReturned;
   ++m.num_returned;
-  wait();  // for ever
+  wait_for_turn();  // for ever
 }
 
 std::string stuck_threads(const Machine& m) {
-  std::string text = "block " + text_of(blockIdx) + " is stuck";
+  std::string text = "block " + idx_text(blockIdx) + " is stuck";
   int num_listed = 0;
   for (unsigned i = 0; i < m.num_threads && num_listed < 4; ++i) {
     const Thread& thread = m.threads[i];
     if (thread.state == State::kReturned) continue;
-    const char* place = thread.state == State::kAtBarrier ? "the barrier" : "the warp function";
-    text += "; thread " + text_of(thread.idx) + " waits at " + place + " in " + text_of(thread.where);
+    const char* place = thread.state == State::kAtBarrier ? "the barrier"
+                        : thread.state == State::kWaiting ? thread.awaited
+                                                          : "the warp function";
+    text += "; thread " + idx_text(thread.idx) + " waits at " + place + " in " + text_of(thread.where);
     ++num_listed;
   }
   return text + "; " + std::to_string(m.num_returned) + " of " + std::to_string(m.num_threads) +
@@ -191,6 +189,7 @@ bool run_warp(Machine& m, unsigned first, bool is_reversed) {
     bool moves = false;
     for (unsigned i = 0; i < num_lanes; ++i) {
       Thread& thread = m.threads[first + (is_reversed ? num_lanes - 1 - i : i)];
+      if (thread.state == State::kWaiting && thread.is_done()) thread.state = State::kReady;
       if (thread.state != State::kReady) continue;
       moves = true;
       m.current = &thread;
@@ -204,7 +203,21 @@ bool run_warp(Machine& m, unsigned first, bool is_reversed) {
   }
 }
 
+// Whether there was one.
+bool let_one_happen(Machine& m, bool latest) {
+  if (m.events.empty()) return false;
+  const auto which = latest ? m.events.end() - 1 : m.events.begin();
+  const auto event = std::move(*which);
+  m.events.erase(which);
+  event();
+  return true;
+}
+
 void run_block(Machine& m, bool is_reversed) {
+  ++m.num_blocks;
+  m.events.clear();
+  m.num_yielding = 0;
+  m.end_checks.clear();
   std::memset(m.dynamic_shared.begin, kPoison, m.dynamic_shared.size + kCanaryBytes);
   std::memset(m.static_shared.begin, kPoison, m.static_shared.size);
   start_threads(m);
@@ -214,12 +227,15 @@ void run_block(Machine& m, bool is_reversed) {
     for (unsigned i = 0; i < num_warps; ++i) {
       has_moved |= run_warp(m, (is_reversed ? num_warps - 1 - i : i) * kLanes, is_reversed);
     }
-    if (!has_moved) fail(stuck_threads(m));
+    ++m.num_turns;
+    if (!has_moved && m.num_yielding == 0 && !let_one_happen(m, is_reversed)) fail(stuck_threads(m));
     is_reversed = !is_reversed;
   }
+  if (!m.events.empty()) fail("block " + idx_text(blockIdx) + " ends with a copy under way");
+  for (const auto& check : m.end_checks) check();
   for (std::size_t i = 0; i < kCanaryBytes; ++i) {
     if (m.dynamic_shared.begin[m.dynamic_shared.size + i] != kPoison) {
-      fail("block " + text_of(blockIdx) + " wrote past its " + std::to_string(m.dynamic_shared.size) +
+      fail("block " + idx_text(blockIdx) + " wrote past its " + std::to_string(m.dynamic_shared.size) +
            " bytes of dynamic shared memory");
     }
   }
@@ -228,10 +244,10 @@ void run_block(Machine& m, bool is_reversed) {
 void check_launch(const dim3& grid, const dim3& block, std::size_t shared_bytes) {
   const std::uint64_t num_threads = std::uint64_t{block.x} * block.y * block.z;
   if (num_threads == 0 || num_threads > kMaxThreads || block.z > 64) {
-    fail("a block of " + text_of({block.x, block.y, block.z}) + " threads is not 1 to 1024");
+    fail("a block of " + idx_text({block.x, block.y, block.z}) + " threads is not 1 to 1024");
   }
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) {
-    fail("a grid of " + text_of({grid.x, grid.y, grid.z}) + " blocks is outside CUDA's limits");
+    fail("a grid of " + idx_text({grid.x, grid.y, grid.z}) + " blocks is outside CUDA's limits");
   }
   if (shared_bytes > kMaxSharedBytes) {
     fail(std::to_string(shared_bytes) + " bytes of shared memory are more than " + std::to_string(kMaxSharedBytes));
@@ -239,6 +255,18 @@ void check_launch(const dim3& grid, const dim3& block, std::size_t shared_bytes)
 }
 
 }  // namespace
+
+std::string text_of(const Location& where) {
+  return std::string(where.file_name()) + ":" + std::to_string(where.line()) + " (" + where.function_name() + ")";
+}
+
+void fail(const std::string& what) {
+  throw std::runtime_error("kernel launched at " + text_of(machine().launch) + ": " + what);
+}
+
+void fail_in_thread(const std::string& what) {
+  fail("block " + idx_text(blockIdx) + " thread " + idx_text(machine().current->idx) + " " + what);
+}
 
 void run_kernel(dim3 grid, dim3 block, std::size_t shared_bytes, Location where, void (*call)(void*), void* context) {
   Machine& m = machine();
@@ -280,17 +308,49 @@ void wait_at_barrier(Location where) {
   if (m.num_at_barrier == 0) {
     m.first_at_barrier = &self;
   } else if (!is_same_place(m.first_at_barrier->where, where)) {
-    fail_in_thread("is at the barrier in " + text_of(where) + " while thread " + text_of(m.first_at_barrier->idx) +
+    fail_in_thread("is at the barrier in " + text_of(where) + " while thread " + idx_text(m.first_at_barrier->idx) +
                    " waits at the one in " + text_of(m.first_at_barrier->where));
   }
   if (m.num_at_barrier + 1 < m.num_threads) {
     self.state = State::kAtBarrier;
     ++m.num_at_barrier;
-    return wait();
+    return wait_for_turn();
   }
   for (unsigned i = 0; i < m.num_threads; ++i) m.threads[i].state = State::kReady;
   m.num_at_barrier = 0;
 }
+
+void wait_until(std::function<bool()> is_done, const char* what, Location where) {
+  if (is_done()) return;
+  Thread& self = *machine().current;
+  self.is_done = std::move(is_done);
+  self.awaited = what;
+  self.where = where;
+  self.state = State::kWaiting;
+  wait_for_turn();
+}
+
+void happen_some_time(std::function<void()> event) {
+  if (machine().copies_at_once) return event();
+  machine().events.push_back(std::move(event));
+}
+
+bool product_happens_at_once() { return (machine().num_launches + 1) % 4 >= 2; }
+
+void let_others_run(Location where) {
+  Machine& m = machine();
+  ++m.num_yielding;
+  wait_until([&m, turn = m.num_turns] { return m.num_turns != turn; }, "its next turn", where);
+  --m.num_yielding;
+}
+
+void at_block_end(std::function<void()> check) { machine().end_checks.push_back(std::move(check)); }
+
+int warp_idx() { return static_cast<int>(machine().current - machine().threads.data()) / kLanes; }
+
+std::uint64_t block_number() { return machine().num_blocks; }
+
+std::size_t dynamic_shared_size() { return machine().dynamic_shared.size; }
 
 int lane_idx() { return static_cast<int>((machine().current - machine().threads.data()) % kLanes); }
 
@@ -307,7 +367,7 @@ void run_with_warp(unsigned mask, void* arguments, WarpFunction function, Locati
   self.where = where;
   const auto check_partner = [&](const Thread& other) {
     if (other.mask == mask && other.function == function && is_same_place(other.where, where)) return;
-    fail_in_thread("is in a warp function in " + text_of(where) + " while thread " + text_of(other.idx) +
+    fail_in_thread("is in a warp function in " + text_of(where) + " while thread " + idx_text(other.idx) +
                    " of its mask is in another one in " + text_of(other.where));
   };
   unsigned& waiting = m.lanes_in_warp[warp];
@@ -316,7 +376,7 @@ void run_with_warp(unsigned mask, void* arguments, WarpFunction function, Locati
   if ((partners | my_bit) != mask) {
     self.state = State::kInWarp;
     waiting |= my_bit;
-    return wait();
+    return wait_for_turn();
   }
   void* all[kLanes] = {};
   for (int lane = 0; lane < kLanes; ++lane) {

@@ -6,7 +6,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <source_location>
+#include <string>
 
 // CUDA's own names, as kernels use them.
 extern uint3 threadIdx;
@@ -25,7 +27,8 @@ constexpr std::size_t kMaxSharedBytes = 227 * 1024;  // what a block of an H100 
 //   - the launch is larger than CUDA allows;
 //   - some threads wait at a barrier, or lanes of a mask at a warp function, that the others never reach, or reach
 //     elsewhere;
-//   - a thread writes past the dynamic shared memory, or returns with copies still in flight.
+//   - a thread writes past the dynamic shared memory, or returns with copies still in flight;
+//   - a block ends with events under way.
 // Shared memory, dynamic and static, is full of 0xff bytes (NaN) when a block starts. A warp goes on until it must wait
 // for others, and which warp and which lane go first alternates: what a missing barrier leaves to chance comes out in
 // more than one way.
@@ -39,8 +42,30 @@ void wait_at_barrier(Location where);
 using WarpFunction = void (*)(void* const (&arguments)[kLanes]);
 void run_with_warp(unsigned mask, void* arguments, WarpFunction function, Location where);
 
+// The thread waits until is_done() holds; `what` names that for the error where it never does.
+void wait_until(std::function<bool()> is_done, const char* what, Location where);
+
+// Lets `event` happen at once on half of the launches, and on the others when no thread of the block can go on without
+// it: the latest or the oldest of those that are under way.
+void happen_some_time(std::function<void()> event);
+// The same choice for products, so that four launches see every pair of choices; and a turn for all other warps, for
+// a product that is late.
+bool product_happens_at_once();
+void let_others_run(Location where);
+
+// `check` runs when all threads of the block have returned.
+void at_block_end(std::function<void()> check);
+
 int lane_idx();
+int warp_idx();
+std::uint64_t block_number();  // of all blocks that have run
 unsigned char* dynamic_shared_memory();
+std::size_t dynamic_shared_size();
+
+// Throw std::runtime_error with the launch, the second with the block and the thread as well.
+[[noreturn]] void fail(const std::string& what);
+[[noreturn]] void fail_in_thread(const std::string& what);
+std::string text_of(const Location& where);
 
 // Throws unless [address, address + size) is shared memory and `address` a multiple of `alignment`.
 void check_shared(const void* address, std::size_t size, std::size_t alignment, Location where);

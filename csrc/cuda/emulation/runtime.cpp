@@ -3,7 +3,7 @@
 
 #include <cstring>
 
-#include "cuda/emulation/block.h"
+#include "cuda/emulation/async_memory.h"
 
 extern "C" {
 
@@ -24,11 +24,11 @@ cudaError_t cudaGetDevice(int* device) {
   return cudaSuccess;
 }
 
-// An A100 with few multiprocessors: persistent kernels then loop on small inputs too.
+// An H100 with few multiprocessors: persistent kernels then loop on small inputs too.
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
     case cudaDevAttrComputeCapabilityMajor:
-      *value = 8;
+      *value = 9;
       return cudaSuccess;
     case cudaDevAttrComputeCapabilityMinor:
       *value = 0;
@@ -42,6 +42,14 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
     default:
       return cudaErrorInvalidValue;
   }
+}
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned, unsigned long long,
+                                             cudaDriverEntryPointQueryResult* result) {
+  const bool is_known = std::strcmp(symbol, "cuTensorMapEncodeTiled") == 0;
+  *function = is_known ? reinterpret_cast<void*>(&assay::cuda::emulation::encode_tensor_map) : nullptr;
+  *result = is_known ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
+  return cudaSuccess;
 }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyKind, cudaStream_t) {

@@ -17,4 +17,26 @@ void self_test_shuffle(const float* in, float* out);
 // Launches a kernel with the named mistake.
 void self_test_fault(const std::string& fault);
 
+// What self_test_warpgroup leaves out or does wrong; kWritten changes a tile as it should be done.
+enum class HopperFault {
+  kNone,
+  kWritten,
+  kNoInit,
+  kNoInitFence,
+  kFewBytes,
+  kNextPhase,
+  kNoCopyWait,
+  kNoProductFence,
+  kOtherDescriptors,
+  kNoProductWait,
+  kNoMemoryFence,
+  kFarDescriptor,
+  kNoLastWait,
+};
+
+// products [64, 128] = a [64, 64] b^T and sums [64, 64] = products, rounded, c, by tensor copies and wgmma. b and c
+// [num_rows, 64], zeros from there to row 128.
+void self_test_warpgroup(const void* a, const void* b, const void* c, int num_rows, float* products, float* sums,
+                         bool is_bfloat16, HopperFault fault);
+
 }  // namespace assay::cuda

@@ -141,6 +141,7 @@ class Heads(Border):
             out_stride=out.stride(0),
             num_seqs=num_seqs,
             num_tokens=num_tokens,
+            num_key_tokens=len(k),
             is_causal=is_causal,
             schedule=address(schedule),
             stream=self._stream(),
