@@ -321,10 +321,11 @@ struct DepthPart {
 
 // Multiplies `rows` tokens held in input panels, of the depth `part`, by the weight panels [first_col_panel,
 // last_col_panel). After the last part it hands each finished tile to take(tile), its rows counted from the first
-// panel.
+// panel. `then` is the weight panel that is read after these, or nullptr.
 template <typename Policy, typename Take>
 void multiply_part(const char* panels, std::int64_t rows, const PackedWeightView& weight, const DepthPart& part,
-                   std::int64_t first_col_panel, std::int64_t last_col_panel, Activation activation, Take take) {
+                   std::int64_t first_col_panel, std::int64_t last_col_panel, Activation activation, const char* then,
+                   Take take) {
   alignas(kCacheLine) float whole_tile[Policy::kRows * Policy::kCols];
   float* values = part.sums == nullptr ? whole_tile : part.sums;
   const std::int64_t values_step = part.sums == nullptr ? 0 : Policy::kRows * Policy::kCols;
@@ -336,12 +337,13 @@ void multiply_part(const char* panels, std::int64_t rows, const PackedWeightView
     const char* weights =
         static_cast<const char*>(weight.data) + col_panel * weight_bytes + part.first_block * Policy::kWeightBlockBytes;
     // Each row panel fetches its share of the next weight panel, which it would otherwise wait for.
-    const std::int64_t share = col_panel + 1 < last_col_panel ? fetch_bytes : 0;
+    const char* next_weights = col_panel + 1 < last_col_panel ? weights + weight_bytes : then;
+    const std::int64_t share = next_weights == nullptr ? 0 : fetch_bytes;
     const std::int64_t col0 = col_panel * panel_features<Policy>(weight.is_gated);
     const std::int64_t cols = min_of(panel_features<Policy>(weight.is_gated), weight.out_features - col0);
     const float* bias = weight.bias == nullptr ? nullptr : weight.bias + col0;
     for (std::int64_t row0 = 0; row0 < rows; row0 += Policy::kRows, values += values_step) {
-      const Prefetch next{weights + weight_bytes + row0 / Policy::kRows * fetch_bytes, share};
+      const Prefetch next{next_weights + row0 / Policy::kRows * share, share};
       const int used = static_cast<int>(min_of(Policy::kRows, rows - row0));
       const char* panel = panels + row0 / Policy::kRows * panel_bytes;
       if constexpr (Policy::kResumes) {
@@ -366,7 +368,7 @@ template <typename Policy, typename Take>
 void multiply_panels(const char* panels, std::int64_t rows, const PackedWeightView& weight,
                      std::int64_t first_col_panel, std::int64_t last_col_panel, Activation activation, Take take) {
   const DepthPart whole{0, ceil_div(weight.in_features, Policy::kDepth), true, nullptr};
-  multiply_part<Policy>(panels, rows, weight, whole, first_col_panel, last_col_panel, activation, take);
+  multiply_part<Policy>(panels, rows, weight, whole, first_col_panel, last_col_panel, activation, nullptr, take);
 }
 
 // How a linear layer is cut into work items: blocks of tokens times chunks of output features. The cut changes which

@@ -365,30 +365,37 @@ struct TransformerLayer {
   }
 
   // The same for the `rows` tokens from row0 on, held in input panels, by one thread.
-  void return_fused(const char* panels, const PackedWeightView& weight, const DepthPart& part, const ReturnNorms& norms,
-                    std::int64_t row0, std::int64_t rows, float* block_products) const {
+  void return_fused(const char* panels, const PackedWeightView& weight, const DepthPart& part, const char* then,
+                    const ReturnNorms& norms, std::int64_t row0, std::int64_t rows, float* block_products) const {
     float* const target = norms.has_out() ? block_products : stream + row0 * hidden_size;
     const Epilogue epilogue{norms.has_out() ? nullptr : target, hidden_size, target, DType::kFloat32, hidden_size};
-    multiply_part<Policy>(panels, rows, weight, part, 0, num_weight_panels<Policy>(weight), Activation::kNone,
+    multiply_part<Policy>(panels, rows, weight, part, 0, num_weight_panels<Policy>(weight), Activation::kNone, then,
                           [&](const FinishedTile& tile) { store_panel_tile<Policy>(epilogue, weight.is_gated, tile); });
     if (!part.is_last || !norms.is_any()) return;
     for (std::int64_t r = 0; r < rows; ++r) finish_row(row0 + r, block_products + r * hidden_size, norms);
   }
 
+  // The weight panel of the up projection with a feature of the intermediate that begins one.
+  const char* up_panel(std::int64_t feature) const {
+    return static_cast<const char*>(p.mlp_up.data) +
+           feature / panel_features<Policy>(p.mlp_up.is_gated) * weight_panel_bytes<Policy>(hidden_size);
+  }
+
   // `features` of the MLP intermediate from `first` on, into input panels of wide_panel bytes.
   void compute_wide(const char* panels, std::int64_t rows, std::int64_t first, std::int64_t features, char* wide_panels,
-                    std::int64_t wide_panel) const {
+                    std::int64_t wide_panel, const char* then) const {
     if (features % Policy::kDepth != 0) {
       // The next product reads whole depth blocks: what lies beyond `features` must be zero, not stale.
       memset(wide_panels, 0, static_cast<std::size_t>(ceil_div(rows, Policy::kRows) * wide_panel));
     }
     const std::int64_t per_panel = panel_features<Policy>(p.mlp_up.is_gated);
-    multiply_panels<Policy>(panels, rows, p.mlp_up, first / per_panel, ceil_div(first + features, per_panel),
-                            p.activation, [&](FinishedTile tile) {
-                              tile.col0 -= first;
-                              put_panel_tile<Policy>(wide_panels + tile.row0 / Policy::kRows * wide_panel,
-                                                     p.mlp_up.is_gated, tile);
-                            });
+    const DepthPart whole{0, ceil_div(hidden_size, Policy::kDepth), true, nullptr};
+    multiply_part<Policy>(panels, rows, p.mlp_up, whole, first / per_panel, ceil_div(first + features, per_panel),
+                          p.activation, then, [&](FinishedTile tile) {
+                            tile.col0 -= first;
+                            put_panel_tile<Policy>(wide_panels + tile.row0 / Policy::kRows * wide_panel,
+                                                   p.mlp_up.is_gated, tile);
+                          });
     for (std::int64_t r = 0; r < rows; r += Policy::kRows) {
       seal_panel<Policy>(wide_panels + r / Policy::kRows * wide_panel,
                          static_cast<int>(min_of(Policy::kRows, rows - r)), wide_panel / Policy::kPanelBlockBytes);
@@ -406,17 +413,20 @@ struct TransformerLayer {
       pack_input_panels<Policy>(context_out + row0 * q_size * kElement, kDType, q_size, q_size, rows, NormView{},
                                 nullptr, scratch);
       const DepthPart whole{0, ceil_div(q_size, Policy::kDepth), true, nullptr};
-      return_fused(scratch, p.attn_out, whole, attn_norms, row0, rows, block_products);
+      return_fused(scratch, p.attn_out, whole, up_panel(0), attn_norms, row0, rows, block_products);
       pack_input_panels<Policy>(stream + row0 * hidden_size, DType::kFloat32, hidden_size, hidden_size, rows,
                                 p.mlp_in_norm, normed, scratch);
       for (std::int64_t first = 0; first < intermediate_size; first += sizes.wide_features) {
         const std::int64_t features = min_of(sizes.wide_features, intermediate_size - first);
         const std::int64_t num_blocks = ceil_div(features, Policy::kDepth);
         const std::int64_t wide_panel = num_blocks * Policy::kPanelBlockBytes;
-        compute_wide(scratch, rows, first, features, wide_panels, wide_panel);
+        const char* down_part =
+            static_cast<const char*>(p.mlp_down.data) + first / Policy::kDepth * Policy::kWeightBlockBytes;
+        compute_wide(scratch, rows, first, features, wide_panels, wide_panel, down_part);
         const DepthPart part{first / Policy::kDepth, num_blocks, first + features == intermediate_size,
                              sizes.sums_panel == 0 ? nullptr : reinterpret_cast<float*>(scratch + sizes.sums)};
-        return_fused(wide_panels, p.mlp_down, part, mlp_norms, row0, rows, block_products);
+        const char* then = part.is_last ? static_cast<const char*>(p.attn_out.data) : up_panel(first + features);
+        return_fused(wide_panels, p.mlp_down, part, then, mlp_norms, row0, rows, block_products);
       }
     }
   }
