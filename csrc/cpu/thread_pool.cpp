@@ -28,7 +28,7 @@ constexpr std::chrono::microseconds kSpinAfterWake{2000};
 constexpr int kSpinsBeforeYield = 2000;
 // Between two offers of a core. Where others do want it an offer costs the rest of a time slice, so they are not made
 // at every small work item.
-constexpr std::chrono::microseconds kGiveWayEvery{500};
+constexpr std::chrono::microseconds kGiveWayEvery{1000};
 // The generation counts regions in its low half and calls of wake() in its high half.
 constexpr std::uint64_t kWakeStep = std::uint64_t{1} << 32;
 

@@ -399,7 +399,7 @@ def set_num_threads(num_threads: int) -> None:
 
 
 def set_gives_way(gives_way: bool) -> None:
-    """Whether kernel threads of this process offer their core, about every 0.5 ms, to a thread that waits for one.
+    """Whether kernel threads of this process offer their core, about every millisecond, to a thread that waits for one.
 
     For a process that also answers: a kernel may let a thread that computes run to its next tick, some milliseconds,
     before one that has just woken. Results are the same either way.
