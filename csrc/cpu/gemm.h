@@ -319,6 +319,11 @@ struct DepthPart {
   float* sums;  // nullptr: this is the whole depth
 };
 
+template <typename Policy>
+DepthPart whole_depth(const PackedWeightView& weight) {
+  return {0, ceil_div(weight.in_features, Policy::kDepth), true, nullptr};
+}
+
 // Multiplies `rows` tokens held in input panels, of the depth `part`, by the weight panels [first_col_panel,
 // last_col_panel). After the last part it hands each finished tile to take(tile), its rows counted from the first
 // panel. `then` is the weight panel that is read after these, or nullptr.
@@ -367,8 +372,8 @@ void multiply_part(const char* panels, std::int64_t rows, const PackedWeightView
 template <typename Policy, typename Take>
 void multiply_panels(const char* panels, std::int64_t rows, const PackedWeightView& weight,
                      std::int64_t first_col_panel, std::int64_t last_col_panel, Activation activation, Take take) {
-  const DepthPart whole{0, ceil_div(weight.in_features, Policy::kDepth), true, nullptr};
-  multiply_part<Policy>(panels, rows, weight, whole, first_col_panel, last_col_panel, activation, nullptr, take);
+  multiply_part<Policy>(panels, rows, weight, whole_depth<Policy>(weight), first_col_panel, last_col_panel, activation,
+                        nullptr, take);
 }
 
 // How a linear layer is cut into work items: blocks of tokens times chunks of output features. The cut changes which

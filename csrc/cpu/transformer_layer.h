@@ -389,9 +389,8 @@ struct TransformerLayer {
       memset(wide_panels, 0, static_cast<std::size_t>(ceil_div(rows, Policy::kRows) * wide_panel));
     }
     const std::int64_t per_panel = panel_features<Policy>(p.mlp_up.is_gated);
-    const DepthPart whole{0, ceil_div(hidden_size, Policy::kDepth), true, nullptr};
-    multiply_part<Policy>(panels, rows, p.mlp_up, whole, first / per_panel, ceil_div(first + features, per_panel),
-                          p.activation, then, [&](FinishedTile tile) {
+    multiply_part<Policy>(panels, rows, p.mlp_up, whole_depth<Policy>(p.mlp_up), first / per_panel,
+                          ceil_div(first + features, per_panel), p.activation, then, [&](FinishedTile tile) {
                             tile.col0 -= first;
                             put_panel_tile<Policy>(wide_panels + tile.row0 / Policy::kRows * wide_panel,
                                                    p.mlp_up.is_gated, tile);
@@ -412,8 +411,8 @@ struct TransformerLayer {
       const std::int64_t rows = min_of(rows_per_block, num_rows - row0);
       pack_input_panels<Policy>(context_out + row0 * q_size * kElement, kDType, q_size, q_size, rows, NormView{},
                                 nullptr, scratch);
-      const DepthPart whole{0, ceil_div(q_size, Policy::kDepth), true, nullptr};
-      return_fused(scratch, p.attn_out, whole, up_panel(0), attn_norms, row0, rows, block_products);
+      return_fused(scratch, p.attn_out, whole_depth<Policy>(p.attn_out), up_panel(0), attn_norms, row0, rows,
+                   block_products);
       pack_input_panels<Policy>(stream + row0 * hidden_size, DType::kFloat32, hidden_size, hidden_size, rows,
                                 p.mlp_in_norm, normed, scratch);
       for (std::int64_t first = 0; first < intermediate_size; first += sizes.wide_features) {

@@ -49,4 +49,5 @@ class JoiningProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """A client has connected."""
+        # It is a transport by what it forwards, not by its class: asyncio's would hide what it has to forward.
         super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]
