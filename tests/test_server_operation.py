@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import llms
-from assay import LLM
+from assay import LLM, ops
+from assay.server.core_offers import SHORT_BODY
 from assay.server.settings import RequestPolicy, ServerSettings
 from served import Client, serving, shared_client
 
@@ -148,6 +149,37 @@ def test_load_counts_requests_where_tracking_is_on() -> None:
         future.result(30)
         assert client.get("/load").json() == {"server_load": 0}
     assert shared_client().get("/load").json() == {"server_load": 0}
+
+
+@pytest.mark.parametrize("niceness", [5, 0])
+def test_cores_are_offered_for_all_but_one_short_request_alone(niceness: int) -> None:
+    offers = niceness > 0
+    with llms.load() as llm, serving(llm, ServerSettings(compute_niceness=niceness)) as client:
+
+        def gives_way_with(*bodies: Any) -> bool:
+            lifecycle = client.state.lifecycle
+            with held(llm):
+                futures = [start(client, body) for body in bodies]
+                until(lambda: lifecycle.num_in_flight == len(bodies))
+                found = ops.cpu_module().gives_way()
+            for future in futures:
+                future.result(30)
+            until(lambda: lifecycle.num_in_flight == 0)
+            assert not ops.cpu_module().gives_way()
+            return bool(found)
+
+        short, long = {"input": "x"}, {"input": "x " * SHORT_BODY, "truncate_prompt_tokens": -1}
+        assert not gives_way_with(short)
+        assert gives_way_with(short, short) == offers
+        with held(llm):
+            inside = start(client, long)
+            until(lambda: llm.session.engine.stats().running_items == 1)
+            assert ops.cpu_module().gives_way() == offers
+        inside.result(30)
+        until(lambda: client.state.lifecycle.num_in_flight == 0)
+        assert not ops.cpu_module().gives_way()
+        assert client.post("/classify", "no object").status_code == 400
+        assert not ops.cpu_module().gives_way()
 
 
 def test_ready_only_after_a_forward_pass_and_not_while_draining() -> None:

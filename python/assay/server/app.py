@@ -16,8 +16,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import assay
+from assay import ops
 from assay.errors import ConfigError
 from assay.server.auth import OPEN_PATHS, AuthMiddleware, KeyRing
+from assay.server.core_offers import CoreOffers
 from assay.server.dialects.table import ROUTES
 from assay.server.edge import RECORD, EdgeMiddleware, EdgeOptions
 from assay.server.endpoint import Endpoint
@@ -55,6 +57,7 @@ def create_app(
         runner=Runner(settings.requests, nicer_by=settings.compute_niceness),
         metrics=Metrics(table),
         lifecycle=Lifecycle(table),
+        offers=CoreOffers(ops.set_gives_way if settings.compute_niceness > 0 else _never),
         keys=KeyRing(settings.access.api_keys, settings.access.api_key_file),
         tracing=tracing or Tracing.to_endpoint(settings.otlp_traces_endpoint),
     )
@@ -81,6 +84,10 @@ def create_app(
     _add_routes(app, state)
     _add_layers(app, state, settings.access)
     return app
+
+
+def _never(gives_way: bool) -> None:
+    """Of a server whose threads are all equal."""
 
 
 async def _live(state: ServerState, on_death: Callable[[str], None]) -> None:

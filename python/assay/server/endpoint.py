@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from assay.server.body import LARGE_BODY, parse_json, read_body
+from assay.server.core_offers import SHORT_BODY
 from assay.server.dialects.base import Operation, Payload, Row, Stamp
 from assay.server.edge import RECORD
 from assay.server.errors import ClientGone, Failure, NotFound, Refused, failure_of, refuse
@@ -48,10 +49,15 @@ class Endpoint:
         start = time.perf_counter()
         state, operation, model = self._state, self.rows[-1].operation, None
         state.lifecycle.num_in_flight += 1
+        weight = 1
+        state.offers.add(weight)
         try:
             with state.tracing.span(operation.name, request.headers) as span:
                 state.lifecycle.check_accepting()
                 raw = await read_body(request, state.settings.requests.max_body_bytes)
+                if len(raw) > SHORT_BODY:
+                    weight += 1
+                    state.offers.add(1)
                 body = await parse_json(raw)
                 operation = self.choose(body, request)
                 model = self._model_for(operation, body)
@@ -73,6 +79,7 @@ class Endpoint:
             return self._failed(request, operation, model, err)
         finally:
             state.lifecycle.num_in_flight -= 1
+            state.offers.add(-weight)
 
     def choose(self, body: Any, request: Request) -> Operation:
         """The operation of the first row that matches, or of the dialect that a header names."""

@@ -52,7 +52,6 @@ def serve(settings: ServerSettings) -> int:
         from assay.server.loop import StoppableServer, uvicorn_config
     except ImportError as err:
         raise MissingExtra(f"the server needs: pip install 'assay[server]' ({err})") from err
-    from assay import ops
     from assay.server.logs import set_up_logs
 
     set_up_logs(settings.log_format, settings.log_level)
@@ -60,7 +59,6 @@ def serve(settings: ServerSettings) -> int:
     with ExitStack() as stack:
         # Threads that an engine starts are as nice as the one that makes it.
         models = call_nicer(settings.compute_niceness, lambda: load_models(settings, stack))
-        ops.set_gives_way(settings.compute_niceness > 0)
         deaths: list[str] = []
         server: Any = None
 

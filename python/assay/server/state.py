@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from assay.server.auth import KeyRing
+    from assay.server.core_offers import CoreOffers
     from assay.server.lifecycle import Lifecycle
     from assay.server.metrics import Metrics
     from assay.server.runner import Runner
@@ -24,5 +25,6 @@ class ServerState:
     runner: Runner
     metrics: Metrics
     lifecycle: Lifecycle
+    offers: CoreOffers
     keys: KeyRing
     tracing: Tracing

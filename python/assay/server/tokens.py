@@ -39,6 +39,7 @@ class TokenEndpoint:
     async def __call__(self, request: Request) -> Response:
         """Answer one request."""
         state = self._state
+        state.offers.add(1)
         try:
             body = await parse_json(await read_body(request, state.settings.requests.max_body_bytes))
             loop = asyncio.get_running_loop()
@@ -50,6 +51,8 @@ class TokenEndpoint:
             if failure.status >= 500:
                 logger.error("tokenizing failed", exc_info=err)
             return failure_response(CLASSIFY, failure)
+        finally:
+            state.offers.add(-1)
         return Response(content, media_type="application/json")
 
     def _written(self, body: Any) -> bytes:
