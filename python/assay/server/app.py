@@ -23,6 +23,7 @@ from assay.server.core_offers import CoreOffers
 from assay.server.dialects.table import ROUTES
 from assay.server.edge import RECORD, EdgeMiddleware, EdgeOptions
 from assay.server.endpoint import Endpoint
+from assay.server.exact_routes import ExactRoutes
 from assay.server.info import Info
 from assay.server.invocations import Invocations
 from assay.server.lifecycle import Lifecycle
@@ -124,11 +125,15 @@ def _add_routes(app: FastAPI, state: ServerState) -> None:
     if state.settings.tokenizer_info:
         gets["/tokenizer_info"] = info.tokenizer
     # Plain routes: the bodies are read and checked by hand, and the framework's machinery for arguments costs time.
-    # Routes are tried in order: the few that ask for signs of life and must not wait, the busy ones, the rest.
+    # Routes are tried in order: the busy ones by their exact path, then all of them with what the framework knows of
+    # other methods, those that ask for signs of life first.
     asked = {path: handler for path, handler in gets.items() if path in OPEN_PATHS}
     others = {path: handler for path, handler in gets.items() if path not in OPEN_PATHS}
     first = [_route(path, handler, "GET") for path, handler in asked.items()]
-    app.router.routes[:0] = first + [_route(path, handler, "POST") for path, handler in posts.items()]
+    first += [_route(path, handler, "POST") for path, handler in posts.items()]
+    exact = {("GET", path): handler for path, handler in asked.items()}
+    exact |= {("POST", path): handler for path, handler in posts.items()}
+    app.router.routes[:0] = [ExactRoutes(exact), *first]
     app.router.routes += [_route(path, handler, "GET") for path, handler in others.items()]
     app.router.routes.append(_route("/ping", info.health, "POST"))
     app.openapi = lambda: page(app.title, app.version, [*posts, "/ping"], gets)  # type: ignore[method-assign]

@@ -147,8 +147,7 @@ def _prepared_score(call: Call, work: Score, model: ServedModel, options: CallOp
     limits = {"max_tokens_per_query": work.max_tokens_per_query, "max_tokens_per_doc": work.max_tokens_per_doc}
     if work.has_soft_limits:
         limits = {name: 0 if limit >= model.max_model_len else limit for name, limit in limits.items()}
-    extra: dict[str, Any] = {**limits}
-    params = PoolingParams(use_activation=is_active, extra_kwargs=extra)
+    params = PoolingParams(use_activation=is_active, extra_kwargs=dict(limits) if any(limits.values()) else None)
     documents, counts = windows.windowed_documents(call, work, model, options)
     prepared = model.session.prepare_score(work.queries, documents, params, options)
 
