@@ -39,7 +39,7 @@ class Sequence:
 class RaggedBatch:
     """What a model runs on; every tensor is int32, on the CPU or where the model runs.
 
-    known_seqlens: the lengths, where cu_seqlens lies on a device that would have to be waited for to tell them.
+    known_seqlens: the lengths, as `pack` knows them: a device that has cu_seqlens would have to be waited for.
     schedule: on CUDA the order of attention's work, which all layers share (`ops.attention_schedule`).
     """
 
@@ -118,4 +118,5 @@ def pack(sequences: list[Sequence], position_offset: int = 0) -> RaggedBatch:
         max_seqlen=int(lengths.max()) if num_seqs else 0,
         num_tokens=num_tokens,
         num_seqs=num_seqs,
+        known_seqlens=lengths.tolist(),
     )

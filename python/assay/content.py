@@ -18,8 +18,10 @@ REFUSED_CHARACTERS_PER_TOKEN: Final = (32,)
 CHARACTERS_PER_WORD: Final = 8
 WORTH_A_CUT: Final = 1.5
 """A text is encoded to its end unless it is so many times longer than what is tried."""
+FEW_TEXTS: Final = 2
+"""So many are encoded one by one: the batch form wakes the backend's threads, and a pair is done before they are."""
 SINGLE_CHARACTERS: Final = 2000
-"""Longer texts are encoded as a batch of one: the backend holds the GIL during its form for a single text."""
+"""More text is encoded as a batch: the backend holds the GIL during its form for a single text."""
 
 _LOCAL_NORMALIZERS: Final = frozenset(
     "BertNormalizer Lowercase NFC NFD NFKC NFKD Nmt Precompiled Prepend Replace Sequence Strip StripAccents".split()
@@ -92,8 +94,8 @@ class ContentEncoder:
         return rate * keep + CHARACTERS_PER_WORD * self._margin
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        if len(texts) == 1 and len(texts[0]) <= SINGLE_CHARACTERS:  # the batch form wakes the backend's thread pool
-            return [self._backend.encode(texts[0], add_special_tokens=False).ids]
+        if len(texts) <= FEW_TEXTS and sum(map(len, texts)) <= SINGLE_CHARACTERS:
+            return [self._backend.encode(text, add_special_tokens=False).ids for text in texts]
         return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from array import array
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ Outcome: TypeAlias = "Tensor | Exception"
 
 _OUT_OF_MEMORY: Final = ("can't allocate memory", "not enough memory", "out of memory")
 """How torch says it: its allocators raise RuntimeError."""
+FEW_NUMBERS: Final = 64
+"""Up to so many are looked at one by one, in less time than torch takes to begin."""
 
 
 class Runnable(Protocol):
@@ -154,6 +157,8 @@ def _finite(results: list[Tensor]) -> list[bool]:
     """Which results hold neither NaN nor infinity; one pass over all of them where they are short vectors."""
     import torch
 
+    if len(results) == 1 and results[0].numel() <= FEW_NUMBERS:
+        return [all(map(math.isfinite, results[0].flatten().tolist()))]
     if len(results) > 1 and results[0].ndim == 1 and bool(torch.isfinite(torch.cat(results)).all()):
         return [True] * len(results)
     return [bool(torch.isfinite(data).all()) for data in results]

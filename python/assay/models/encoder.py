@@ -61,11 +61,9 @@ class Encoder:
             embedded = arena.take((batch.num_tokens, shape.embedding_size), torch.float32)
             self.project(self.embeddings(batch, out=embedded), out=hidden_states)
         workspace = arena.take((self._workspace_size(batch.num_tokens, batch.num_seqs),), torch.uint8)
+        rows_out = None if rows is None else arena.take((batch.num_seqs, shape.hidden_size), torch.float32)
         for layer in self.layers[:-1]:
             layer(hidden_states, batch, workspace)
-        if rows is None:
-            return self.layers[-1](hidden_states, batch, workspace)
-        rows_out = arena.take((batch.num_seqs, shape.hidden_size), torch.float32)
         return self.layers[-1](hidden_states, batch, workspace, rows, rows_out)
 
 

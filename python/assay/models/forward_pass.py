@@ -70,7 +70,7 @@ class PassInputs:
     def of(cls, batch: RaggedBatch, task: TaskHead, row_flags: Tensor) -> PassInputs:
         """For a batch on the CPU and `row_flags` of its rows."""
         codes = row_flags
-        if isinstance(task.head, ClassifierHead):
+        if isinstance(task.head, ClassifierHead) and task.head.activation_code != 1:
             codes = codes * task.head.activation_code
         rows = None
         if task.reads_one_token:
