@@ -39,6 +39,8 @@ SETTINGS = {
 OURS = "assay-f32"
 PEERS = ("st-f32",)
 """Those whose kernels are all known to follow these variables; of ONNX Runtime's and OpenVINO's that is not known."""
+NATIVE_PEERS = ("ort-f32", "openvino-f32")
+"""They compete where an instruction set is all that the machine has, so that nobody need be held to it."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -66,11 +68,16 @@ def isas_here() -> tuple[str, ...]:
     return ops.available_isas()
 
 
+def peers_of(isa: str) -> tuple[str, ...]:
+    """Who can be compared with under `isa`."""
+    return PEERS + NATIVE_PEERS if isa == isas_here()[-1] else PEERS
+
+
 def run(isa: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """bench_rerank.py in a process whose libraries are held to `isa`; its JSON."""
     target = folder / f"{isa}.json"
     command = [sys.executable, str(Path(__file__).with_name("bench_rerank.py")), "--no-save", "--json", str(target)]
-    command += ["--model", args.model, "--contenders", ",".join([*PEERS, OURS]), "--threads", str(args.threads)]
+    command += ["--model", args.model, "--contenders", ",".join([*peers_of(isa), OURS]), "--threads", str(args.threads)]
     command += ["--rounds", str(args.rounds), "--patience", str(args.patience)] + ["--quick"] * args.quick
     subprocess.run(command, env=os.environ | SETTINGS[isa], check=True)
     result: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
@@ -83,7 +90,7 @@ def rows_of(isa: str, result: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for name in result["models"][0]["workloads"]:
         chosen = {m["contender"]: m for m in measurements if m["workload"] == name}
-        rivals = [chosen[peer] for peer in PEERS if peer in chosen]
+        rivals = [chosen[peer] for peer in peers_of(isa) if peer in chosen]
         if OURS not in chosen or not rivals:
             raise SystemExit(f"{isa}: nothing to compare, skipped: {result['models'][0]['skipped']}")
         best = min(rivals, key=lambda m: m["median_s"])

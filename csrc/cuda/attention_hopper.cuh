@@ -132,16 +132,13 @@ struct HopperTile {
     sum[r] *= factor;
   }
 
-  // As MmaTile's: what is summed is what is multiplied.
+  // As MmaTile's, over a flat array of scores.
   __device__ void take_weights() {
 #pragma unroll
     for (int i = 0; i < 2 * kKeySteps; ++i) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const std::uint32_t bits = pack_pair(T(), scores[4 * i + 2 * r], scores[4 * i + 2 * r + 1]);
-        const float2 rounded = unpack_pair(T(), bits);
-        weights[i / 2][2 * (i % 2) + r] = bits;
-        sum[r] += rounded.x + rounded.y;
+        weights[i / 2][2 * (i % 2) + r] = round_weights<T>(scores[4 * i + 2 * r], scores[4 * i + 2 * r + 1], sum[r]);
       }
     }
   }

@@ -33,6 +33,15 @@ __device__ inline float2 unpack_pair(__nv_bfloat16, std::uint32_t bits) {
   return {__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000u)};
 }
 
+// Two weights as one register of T. The rounded ones are what is summed, so that the weights of a row add up to 1.
+template <typename T>
+__device__ inline std::uint32_t round_weights(float low, float high, float& sum) {
+  const std::uint32_t bits = pack_pair(T(), low, high);
+  const float2 rounded = unpack_pair(T(), bits);
+  sum += rounded.x + rounded.y;
+  return bits;
+}
+
 template <typename T, int kTilingIdx>
 struct MmaTile {
   using Element = T;
@@ -106,17 +115,13 @@ struct MmaTile {
     sum[r] *= factor;
   }
 
-  // Rounds the scores, weights by now, to T. The rounded ones are summed, so that a row's weights add up to 1. Two
-  // neighbouring score fragments are one weight fragment.
+  // The scores are weights by now. Two neighbouring score fragments are one weight fragment.
   __device__ void take_weights() {
 #pragma unroll
     for (int i = 0; i < 2 * kKeySteps; ++i) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const std::uint32_t bits = pack_pair(T(), scores[i][2 * r], scores[i][2 * r + 1]);
-        const float2 rounded = unpack_pair(T(), bits);
-        weights[i / 2][2 * (i % 2) + r] = bits;
-        sum[r] += rounded.x + rounded.y;
+        weights[i / 2][2 * (i % 2) + r] = round_weights<T>(scores[i][2 * r], scores[i][2 * r + 1], sum[r]);
       }
     }
   }
