@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -23,7 +23,7 @@ from assay.server.core_offers import CoreOffers
 from assay.server.dialects.table import ROUTES
 from assay.server.edge import RECORD, EdgeMiddleware, EdgeOptions
 from assay.server.endpoint import Endpoint
-from assay.server.exact_routes import ExactRoutes
+from assay.server.exact_routes import ExactRoutes, Handler
 from assay.server.info import Info
 from assay.server.invocations import Invocations
 from assay.server.lifecycle import Lifecycle
@@ -38,8 +38,6 @@ from assay.server.tracing import Tracing
 
 if TYPE_CHECKING:
     from assay.server.settings import Access
-
-Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
 def create_app(

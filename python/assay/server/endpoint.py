@@ -48,9 +48,9 @@ class Endpoint:
         """Answer one request."""
         start = time.perf_counter()
         state, operation, model = self._state, self.rows[-1].operation, None
-        state.lifecycle.num_in_flight += 1
         weight = 1
         state.offers.add(weight)
+        state.lifecycle.num_in_flight += 1
         try:
             with state.tracing.span(operation.name, request.headers) as span:
                 state.lifecycle.check_accepting()
@@ -78,8 +78,8 @@ class Endpoint:
                 raise HTTPException(404) from None
             return self._failed(request, operation, model, err)
         finally:
-            state.lifecycle.num_in_flight -= 1
             state.offers.add(-weight)
+            state.lifecycle.num_in_flight -= 1
 
     def choose(self, body: Any, request: Request) -> Operation:
         """The operation of the first row that matches, or of the dialect that a header names."""
