@@ -31,6 +31,7 @@ class Arena:
         block = torch.empty(size_bytes + ALIGNMENT, dtype=torch.uint8, device=device.torch_device)
         start = -block.data_ptr() % ALIGNMENT
         self._block = block[start : start + size_bytes]
+        self._typed: dict[torch.dtype, torch.Tensor] = {}
         self._used = 0
         self.high_water = 0
 
@@ -47,7 +48,12 @@ class Arena:
                 f"the batch needs {end} bytes and the arena has {self.size_bytes}: "
                 f"it is larger than max_batch_tokens or max_batch_size allows"
             )
-        view = self._block[self._used : self._used + size].view(dtype).view(shape)
+        whole = self._typed.get(dtype)
+        if whole is None:
+            whole = self._typed[dtype] = self._block[: self.size_bytes // dtype.itemsize * dtype.itemsize].view(dtype)
+        strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+        # One view where slice, dtype and shape would be three: what lies around the kernels of a short text counts.
+        view = whole.as_strided(shape, strides, whole.storage_offset() + self._used // dtype.itemsize)
         self._used = end
         self.high_water = max(self.high_water, end)
         return view

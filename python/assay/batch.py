@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import numpy as np
+    import numpy.typing as npt
     from torch import Tensor
 
     from assay.device import Device
@@ -89,34 +93,35 @@ def pack(sequences: list[Sequence], position_offset: int = 0) -> RaggedBatch:
     import torch
 
     num_seqs = len(sequences)
-    lengths = np.fromiter((len(s.input_ids) for s in sequences), dtype=np.int32, count=num_seqs)
-    cu_seqlens = np.zeros(num_seqs + 1, dtype=np.int32)
-    np.cumsum(lengths, out=cu_seqlens[1:])
-    num_tokens = int(cu_seqlens[-1])
+    seqlens = [len(s.input_ids) for s in sequences]
+    cu_seqlens = np.array([0, *accumulate(seqlens)], dtype=np.int32)
+    num_tokens = sum(seqlens)
 
-    def flat(rows: chain[int]) -> Tensor:
-        return torch.from_numpy(np.fromiter(rows, dtype=np.int32, count=num_tokens))
+    def flat(rows: Iterator[Iterable[int]]) -> npt.NDArray[np.int32]:
+        numbers = next(rows) if num_seqs == 1 else chain.from_iterable(rows)
+        return np.fromiter(numbers, dtype=np.int32, count=num_tokens)
 
-    input_ids = np.fromiter(chain.from_iterable(s.input_ids for s in sequences), dtype=np.int32, count=num_tokens)
-    starts = np.repeat(cu_seqlens[:-1] - position_offset, lengths)
-    position_ids = np.arange(num_tokens, dtype=np.int32) - starts
+    input_ids = flat(s.input_ids for s in sequences)
+    position_ids = np.arange(position_offset, position_offset + num_tokens, dtype=np.int32)
+    if num_seqs > 1:
+        position_ids -= np.repeat(cu_seqlens[:-1], seqlens)
     if position_offset > 0 and (is_pad := input_ids == position_offset - 1).any():
         num_pads = np.cumsum(is_pad, dtype=np.int32)
         before = np.concatenate([np.zeros(1, dtype=np.int32), num_pads])[cu_seqlens[:-1]]
-        position_ids -= num_pads - np.repeat(before, lengths)
+        position_ids -= num_pads - np.repeat(before, seqlens)
         position_ids[is_pad] = position_offset - 1
     types = [s.token_type_ids for s in sequences]
     token_type_ids = None
-    if any(t is not None and len(t) > 0 for t in types):
-        rows = (t if t is not None else bytes(len(s.input_ids)) for t, s in zip(types, sequences, strict=True))
-        token_type_ids = flat(chain.from_iterable(rows))
+    if any(types):
+        rows = (t if t is not None else bytes(n) for t, n in zip(types, seqlens, strict=True))
+        token_type_ids = torch.from_numpy(flat(rows))
     return RaggedBatch(
         input_ids=torch.from_numpy(input_ids),
         position_ids=torch.from_numpy(position_ids),
         token_type_ids=token_type_ids,
         cu_seqlens=torch.from_numpy(cu_seqlens),
-        max_seqlen=int(lengths.max()) if num_seqs else 0,
+        max_seqlen=max(seqlens, default=0),
         num_tokens=num_tokens,
         num_seqs=num_seqs,
-        known_seqlens=lengths.tolist(),
+        known_seqlens=seqlens,
     )

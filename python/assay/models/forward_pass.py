@@ -82,7 +82,7 @@ def row_flags(use_activation: list[bool], batch: RaggedBatch, task: TaskHead) ->
     """uint8 [num_rows]: which rows of the result ask for the activation, from one entry per sequence."""
     import torch
 
-    flags = torch.tensor(use_activation, dtype=torch.uint8)
+    flags = torch.frombuffer(bytearray(use_activation), dtype=torch.uint8)
     return flags.repeat_interleave(batch.cu_seqlens.diff()) if task.is_per_token else flags
 
 
