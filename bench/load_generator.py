@@ -6,8 +6,10 @@ python bench/load_generator.py < load.json > times.json       (the fields of Loa
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
+import selectors
 import socket
 import sys
 import time
@@ -59,11 +61,12 @@ def parsed_head(head: bytes) -> tuple[int, int]:
 
 
 class BlockingConnection:
-    """A kept connection of a client that is alone: it waits in the system call, so that what is timed is the server."""
+    """A kept connection of a closed loop, without an event loop: little of the server's cores goes to its clients."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._socket: socket.socket | None = None
+        self._data = b""
 
     def send(self, request: bytes) -> tuple[int, bytes]:
         """Status and body of the reply."""
@@ -77,27 +80,34 @@ class BlockingConnection:
             return self._exchange(request)
 
     def _exchange(self, request: bytes) -> tuple[int, bytes]:
+        self.begin(request)
+        while (reply := self.receive()) is None:
+            pass
+        return reply
+
+    def begin(self, request: bytes) -> socket.socket:
+        """Send a request; what can be read from the socket is for `receive`."""
         if self._socket is None:
             self._socket = socket.create_connection(("127.0.0.1", self._port), TIMEOUT_S)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._data = b""
         self._socket.sendall(request)
-        data = self._received(self._socket, b"")
-        while (end := data.find(END_OF_HEAD)) < 0:
-            data = self._received(self._socket, data)
-        start = end + len(END_OF_HEAD)
-        status, size = parsed_head(data[:start])
-        while len(data) < start + size:
-            data = self._received(self._socket, data)
-        return status, data[start:]
+        return self._socket
 
-    @staticmethod
-    def _received(source: socket.socket, data: bytes) -> bytes:
-        more = source.recv(1 << 16)
+    def receive(self) -> tuple[int, bytes] | None:
+        """Wait for more of the reply: its status and body, once they are there."""
+        assert self._socket is not None
+        more = self._socket.recv(1 << 16)
         if not more:
             # Where part of a reply is there, the request must not be sent again.
-            error = EOFError if data else ConnectionResetError
-            raise error(f"the server hung up after {len(data)} bytes of a reply")
-        return data + more
+            error = EOFError if self._data else ConnectionResetError
+            raise error(f"the server hung up after {len(self._data)} bytes of a reply")
+        self._data += more
+        if (end := self._data.find(END_OF_HEAD)) < 0:
+            return None
+        start = end + len(END_OF_HEAD)
+        status, size = parsed_head(self._data[:start])
+        return None if len(self._data) < start + size else (status, self._data[start:])
 
     def close(self) -> None:
         """Hang up."""
@@ -161,6 +171,15 @@ def order(load: Load) -> list[int]:
     return [rng.randrange(len(load.bodies)) for _ in range(load.num_requests)]
 
 
+@dataclass(slots=True)
+class Client:
+    """One of a closed loop, and the request it waits for."""
+
+    connection: BlockingConnection
+    body_idx: int
+    start: float
+
+
 class Run:
     """One load on its way."""
 
@@ -189,17 +208,30 @@ class Run:
             self.note(body_idx, start, *connection.send(self.requests[body_idx]))
         connection.close()
 
-    async def closed(self) -> None:
-        """`concurrency` clients share the requests."""
+    def closed(self) -> None:
+        """`concurrency` clients share the requests; one thread waits for all of them."""
         waiting = iter(order(self.load))
-
-        async def client() -> None:
-            connection = Connection(self.load.port)
-            for body_idx in waiting:
-                await self.one(connection, body_idx, time.perf_counter())
-            await connection.close()
-
-        await asyncio.gather(*(client() for _ in range(self.load.concurrency)))
+        with selectors.DefaultSelector() as selector:
+            for body_idx in itertools.islice(waiting, self.load.concurrency):
+                client = Client(BlockingConnection(self.load.port), body_idx, time.perf_counter())
+                selector.register(client.connection.begin(self.requests[body_idx]), selectors.EVENT_READ, client)
+            while selector.get_map():
+                ready = selector.select(TIMEOUT_S)
+                if not ready:
+                    raise TimeoutError(f"no reply for {TIMEOUT_S:.0f} s")
+                for key, _ in ready:
+                    client = key.data
+                    reply = client.connection.receive()
+                    if reply is None:
+                        continue
+                    self.note(client.body_idx, client.start, *reply)
+                    following = next(waiting, None)
+                    if following is None:
+                        selector.unregister(key.fileobj)
+                        client.connection.close()
+                        continue
+                    client.body_idx, client.start = following, time.perf_counter()
+                    client.connection.begin(self.requests[following])
 
     async def open(self) -> None:
         """Requests start on a random clock; as many connections as are needed."""
@@ -227,7 +259,7 @@ class Run:
         if self.load.rate_hz > 0:
             asyncio.run(self.open())
         elif self.load.concurrency > 1:
-            asyncio.run(self.closed())
+            self.closed()
         else:
             self.alone()
         self.times.wall_s, self.times.cpu_s = time.perf_counter() - start, time.process_time()
