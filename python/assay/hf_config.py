@@ -88,7 +88,8 @@ class HFConfig:
 
     @property
     def num_labels(self) -> int:
-        return len(self.id2label)
+        labels = self._values.get("id2label")
+        return int(self._values.get("num_labels", DEFAULT_NUM_LABELS)) if labels is None else len(labels)
 
     @property
     def id2label(self) -> dict[int, str]:

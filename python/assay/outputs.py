@@ -78,8 +78,8 @@ class ScoringOutput:
     @staticmethod
     def from_base(pooling_output: PoolingOutput) -> ScoringOutput:
         """Raises ValueError unless the data holds one number."""
-        data = pooling_output.data.squeeze()
-        if data.ndim != 0:
+        data = pooling_output.data
+        if data.numel() != 1:
             raise ValueError("pooled_data should be a scalar score")
         return ScoringOutput(data.item())
 

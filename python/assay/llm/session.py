@@ -7,7 +7,7 @@ import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from assay import scoring
@@ -56,6 +56,9 @@ class ScoreOptions:
     instruction: str | None = None
 
 
+_NO_CHAT, _NO_SCORING = ChatOptions(), ScoreOptions()
+
+
 @dataclass(frozen=True, slots=True)
 class CallOptions:
     """What every call takes beside its prompts and parameters. chat: for conversations; scoring: for pairs."""
@@ -64,8 +67,8 @@ class CallOptions:
     lora_request: Any = None
     tokenization_kwargs: Mapping[str, Any] | None = None
     truncate_prompt_tokens: int | None = None
-    chat: ChatOptions = field(default_factory=ChatOptions)
-    scoring: ScoreOptions = field(default_factory=ScoreOptions)
+    chat: ChatOptions = _NO_CHAT
+    scoring: ScoreOptions = _NO_SCORING
 
 
 class Session:

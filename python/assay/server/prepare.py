@@ -154,12 +154,13 @@ def _prepared_score(call: Call, work: Score, model: ServedModel, options: CallOp
     def shape(outputs: list[Any], results: list[Result]) -> list[Item]:
         import torch
 
-        # A cross-encoder has one result per pair; where embeddings are compared, the last results are the documents.
-        own = results[len(results) - len(outputs) :]
-        items = [
-            _item(scale(torch.tensor([output.outputs.score])), result, len(output.prompt_token_ids))
-            for output, result in zip(outputs, own, strict=True)
-        ]
+        # A cross-encoder has one result per pair, which is its score. Where embeddings are compared there are more
+        # results than scores, and the last ones are the documents.
+        is_compared = len(results) > len(outputs)
+        items = []
+        for output, result in zip(outputs, results[len(results) - len(outputs) :], strict=True):
+            data = torch.tensor([output.outputs.score]) if is_compared or result.data is None else result.data
+            items.append(_item(scale(data), result, len(output.prompt_token_ids)))
         return items if counts is None else windows.joined(items, counts, call.aggregate)
 
     return prepared, shape

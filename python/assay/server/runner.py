@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from assay.niceness import niceness, set_niceness
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from assay.server.served import ServedModel
     from assay.server.settings import RequestPolicy
 
+WATCHED_AFTER_S = 0.05
+"""How long a request is inside before a task watches its client: a short one is answered before that."""
 MANY_RESULTS = 256
 """Answers with more items than this are put together in a thread: the event loop answers /health meanwhile."""
 
@@ -44,18 +46,7 @@ class Runner:
         """
         prepared = await self._prepared(call, model, is_large)
         ticket = model.engine.start(prepared.job)
-        results = asyncio.wrap_future(ticket.future)
-        gone = asyncio.ensure_future(_disconnected(receive))
-        try:
-            await asyncio.wait((results, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not results.done():
-                raise ClientGone
-            found = results.result()
-        finally:
-            gone.cancel()
-            if not results.done():
-                results.add_done_callback(_retrieve)
-                ticket.cancel()
+        found = await _outcome(ticket, receive)
         timing = _timing(ticket)
         if len(found) > MANY_RESULTS:
             loop = asyncio.get_running_loop()
@@ -73,15 +64,43 @@ class Runner:
         self.threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _retrieve(future: asyncio.Future[list[Result]]) -> None:
-    """Take the outcome nobody waits for, which asyncio would otherwise complain about."""
-    if not future.cancelled():
-        future.exception()
+async def _outcome(ticket: Ticket, receive: Receive) -> list[Result]:
+    """The job's results; raises what it fails with, and ClientGone, which drops the job."""
+    loop = asyncio.get_running_loop()
+    is_over = loop.create_future()
+    watchers: list[asyncio.Task[None]] = []
+
+    def done(future: Future[list[Result]]) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_settle, is_over)
+
+    def watch() -> None:
+        watchers.append(loop.create_task(_watch(receive, is_over)))
+
+    ticket.future.add_done_callback(done)
+    timer = loop.call_later(WATCHED_AFTER_S, watch)
+    try:
+        await is_over
+        if not ticket.future.done():
+            raise ClientGone
+        return ticket.future.result()
+    finally:
+        timer.cancel()
+        for watcher in watchers:
+            watcher.cancel()
+        if not ticket.future.done():
+            ticket.cancel()
 
 
-async def _disconnected(receive: Receive) -> None:
+async def _watch(receive: Receive, is_over: asyncio.Future[None]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+    _settle(is_over)
+
+
+def _settle(is_over: asyncio.Future[None]) -> None:
+    if not is_over.done():
+        is_over.set_result(None)
 
 
 def _timing(ticket: Ticket) -> Timing:
