@@ -11,7 +11,6 @@ import pytest
 import llms
 from assay.errors import ConfigError
 from assay.server.auth import KeyRing
-from assay.server.exact_routes import ExactRoutes
 from assay.server.settings import Access, Listen, ServerSettings
 from served import Client, serving, shared_client
 
@@ -37,8 +36,6 @@ def routes(client: Client) -> list[tuple[str, str]]:
     """Every route with a method it takes, the documentation included."""
     found = []
     for route in client.app.routes:
-        if isinstance(route, ExactRoutes):  # only a shorter way to routes that follow
-            continue
         found += [(method, route.path) for method in sorted(route.methods - {"HEAD", "OPTIONS"})]
     return found
 

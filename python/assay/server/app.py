@@ -37,6 +37,8 @@ from assay.server.tokens import TokenEndpoint, detokenize, tokenize
 from assay.server.tracing import Tracing
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
     from assay.server.settings import Access
 
 
@@ -72,7 +74,7 @@ def create_app(
         state.runner.close()
 
     shown: dict[str, Any] = {} if settings.show_docs else {"docs_url": None, "redoc_url": None, "openapi_url": None}
-    app = FastAPI(
+    app = _Application(
         title="assay",
         version=assay.__version__,
         lifespan=lifespan,
@@ -80,9 +82,24 @@ def create_app(
         **shown,
     )
     app.state.server = state
-    _add_routes(app, state)
-    _add_layers(app, state, settings.access)
+    exact = _add_routes(app, state)
+    _add_layers(app, exact, state, settings.access)
     return app
+
+
+class _Application(FastAPI):
+    """The framework behind layers and routes of our own."""
+
+    front: ASGIApp
+    """What sees a request first."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, or the start and the end of the server."""
+        await self.front(scope, receive, send)
+
+    async def framework(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The same without what is in front."""
+        await super().__call__(scope, receive, send)
 
 
 def _never(gives_way: bool) -> None:
@@ -99,7 +116,8 @@ async def _live(state: ServerState, on_death: Callable[[str], None]) -> None:
     await state.lifecycle.watch(on_death)
 
 
-def _add_routes(app: FastAPI, state: ServerState) -> None:
+def _add_routes(app: FastAPI, state: ServerState) -> dict[tuple[str, str], Handler]:
+    """Give the framework all routes; the busy ones, by method and path."""
     posts: dict[str, Handler] = {}
     for path, rows in ROUTES.items():
         handler = Endpoint(rows, state).__call__
@@ -123,18 +141,17 @@ def _add_routes(app: FastAPI, state: ServerState) -> None:
     if state.settings.tokenizer_info:
         gets["/tokenizer_info"] = info.tokenizer
     # Plain routes: the bodies are read and checked by hand, and the framework's machinery for arguments costs time.
-    # Routes are tried in order: the busy ones by their exact path, then all of them with what the framework knows of
-    # other methods, those that ask for signs of life first.
+    # They are tried in order: those that ask for signs of life come first.
     asked = {path: handler for path, handler in gets.items() if path in OPEN_PATHS}
     others = {path: handler for path, handler in gets.items() if path not in OPEN_PATHS}
     first = [_route(path, handler, "GET") for path, handler in asked.items()]
     first += [_route(path, handler, "POST") for path, handler in posts.items()]
-    exact = {("GET", path): handler for path, handler in asked.items()}
-    exact |= {("POST", path): handler for path, handler in posts.items()}
-    app.router.routes[:0] = [ExactRoutes(exact), *first]
+    app.router.routes[:0] = first
     app.router.routes += [_route(path, handler, "GET") for path, handler in others.items()]
     app.router.routes.append(_route("/ping", info.health, "POST"))
     app.openapi = lambda: page(app.title, app.version, [*posts, "/ping"], gets)  # type: ignore[method-assign]
+    exact = {("GET", path): handler for path, handler in asked.items()}
+    return exact | {("POST", path): handler for path, handler in posts.items()}
 
 
 def _route(path: str, handler: Handler, method: str) -> Route:
@@ -145,23 +162,25 @@ def _route(path: str, handler: Handler, method: str) -> Route:
     return Route(path, named, methods=[method])
 
 
-def _add_layers(app: FastAPI, state: ServerState, access: Access) -> None:
+def _add_layers(app: _Application, exact: dict[tuple[str, str], Handler], state: ServerState, access: Access) -> None:
     """Innermost first: what comes later sees a request earlier."""
     for path in state.settings.middleware:
         layer = _imported(path)
         add: Any = app.add_middleware if inspect.isclass(layer) else app.middleware("http")
         add(layer)
-    app.add_middleware(AuthMiddleware, keys=state.keys, open_paths=access.open_paths)
+    # Layers that were asked for see every request: then no route goes past the framework.
+    front: ASGIApp = app.framework if state.settings.middleware else ExactRoutes(exact, app.framework)
+    front = AuthMiddleware(front, state.keys, access.open_paths)
     if access.allowed_origins:
-        app.add_middleware(
-            CORSMiddleware,
+        front = CORSMiddleware(
+            front,
             allow_origins=access.allowed_origins,
             allow_methods=access.allowed_methods,
             allow_headers=access.allowed_headers,
             allow_credentials=access.allow_credentials,
         )
     options = EdgeOptions(state.settings.request_id_headers, state.settings.access_log)
-    app.add_middleware(EdgeMiddleware, metrics=state.metrics, options=options)
+    app.front = EdgeMiddleware(front, state.metrics, options)
 
 
 def _imported(path: str) -> Any:
