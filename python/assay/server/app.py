@@ -168,8 +168,7 @@ def _add_layers(app: _Application, exact: dict[tuple[str, str], Handler], state:
         layer = _imported(path)
         add: Any = app.add_middleware if inspect.isclass(layer) else app.middleware("http")
         add(layer)
-    # Layers that were asked for see every request: then no route goes past the framework.
-    front: ASGIApp = app.framework if state.settings.middleware else ExactRoutes(exact, app.framework)
+    front: ASGIApp = ExactRoutes(exact, app.framework, app.user_middleware)
     front = AuthMiddleware(front, state.keys, access.open_paths)
     if access.allowed_origins:
         front = CORSMiddleware(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from fastapi.exception_handlers import http_exception_handler
@@ -26,16 +26,22 @@ class ExactRoutes:
     handler twice: a seventh of what a short request costs the event loop.
     """
 
-    def __init__(self, handlers: Mapping[tuple[str, str], Handler], framework: ASGIApp) -> None:
-        """handlers: by (method, path below the root path)."""
+    def __init__(
+        self, handlers: Mapping[tuple[str, str], Handler], framework: ASGIApp, layers: Sequence[object]
+    ) -> None:
+        """handlers: by (method, path below the root path). layers: those that somebody has added to the framework.
+
+        While there are any, every request is the framework's, so that they see it.
+        """
         self._handlers = dict(handlers)
         self._framework = framework
+        self._layers = layers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or the start and the end of the server."""
         path = route_path(scope) if scope["type"] == "http" else ""
         handler = self._handlers.get((scope.get("method", ""), path))
-        if handler is None:
+        if handler is None or self._layers:
             await self._framework(scope, receive, send)
             return
         scope[RECORD]["route"] = path
