@@ -88,8 +88,7 @@ class HFConfig:
 
     @property
     def num_labels(self) -> int:
-        labels = self._values.get("id2label")
-        return int(self._values.get("num_labels", DEFAULT_NUM_LABELS)) if labels is None else len(labels)
+        return len(self.id2label)
 
     @property
     def id2label(self) -> dict[int, str]:

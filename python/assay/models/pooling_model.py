@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from assay import ops
@@ -70,8 +71,9 @@ class PoolingModel:
     def supported_tasks(self) -> tuple[str, ...]:
         return tuple(self.heads)
 
-    @property
+    @functools.cached_property
     def num_labels(self) -> int:
+        """Kept, because the config makes a dictionary of all labels to count them, and every call asks."""
         return self.hf_config.num_labels
 
     @property

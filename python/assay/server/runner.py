@@ -93,9 +93,11 @@ async def _outcome(ticket: Ticket, receive: Receive) -> list[Result]:
 
 
 async def _watch(receive: Receive, is_over: asyncio.Future[None]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    _settle(is_over)
+    try:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+    finally:  # a connection that cannot be read has nobody at its other end either
+        _settle(is_over)
 
 
 def _settle(is_over: asyncio.Future[None]) -> None:
