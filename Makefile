@@ -18,7 +18,7 @@ CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '
 help:
 	@echo "make demo          classify and rank sample texts with the bundled demo model"
 	@echo "make test          run the tests"
-	@echo "make emulation     build the CUDA kernels for the CPU, for the tests (where a CUDA toolkit's headers are found)"
+	@echo "make emulation     build the AVX-512 and CUDA kernels for any CPU, for the tests (CUDA where a toolkit's headers are found)"
 	@echo "make lint          ruff, mypy --strict, clang-format"
 	@echo "make bench         measure reranking against other engines (installs them)"
 	@echo "make bench-decoder measure a reranker made of a language model against sentence-transformers"
@@ -59,10 +59,10 @@ demo: $(VENV)/.demo
 
 emulation: $(VENV)/.dev
 	@$(BIN)/cmake -S . -B build/emulation -G Ninja -DCMAKE_BUILD_TYPE=Release -DASSAY_WERROR=ON -DASSAY_CUDA=OFF \
-	  -DASSAY_CUDA_EMULATION=AUTO -DCMAKE_MAKE_PROGRAM="$(abspath $(BIN))/ninja" \
+	  -DASSAY_CUDA_EMULATION=AUTO -DASSAY_ISA_EMULATION=ON -DCMAKE_MAKE_PROGRAM="$(abspath $(BIN))/ninja" \
 	  -DPython_EXECUTABLE="$(abspath $(BIN))/python" -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" \
 	  --log-level=WARNING
-	@$(BIN)/cmake --build build/emulation --target _cuda_emulated
+	@$(BIN)/cmake --build build/emulation --target _cpu _cuda_emulated
 
 test: $(VENV)/.dev emulation
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -57,6 +57,7 @@ LOADERS: dict[str, contender.Loader] = {
     "st-bf16": lambda setup: load_peer(setup, "bfloat16"),
     "st-f32": lambda setup: load_peer(setup, "float32"),
     **ours.LOADERS,
+    "assay-f32": lambda setup: ours.load_assay(setup, "float32"),  # the checkpoint is bfloat16
 }
 
 

@@ -43,7 +43,7 @@ def load_assay(setup: Setup, dtype: str, quantization: str | None = None) -> lis
 
 
 LOADERS: dict[str, Loader] = {
-    "assay-f32": lambda setup: load_assay(setup, "float32"),
+    "assay-f32": lambda setup: load_assay(setup, "auto"),  # of a float32 checkpoint: with AMX, three tile products
     "assay-bf16": lambda setup: load_assay(setup, "bfloat16"),
     "assay-int8": lambda setup: load_assay(setup, "bfloat16", "int8"),
 }

@@ -381,7 +381,7 @@ std::vector<std::string> isa_names(bool with_emulated) {
   for (int i = 0; i < kNumIsas; ++i) {
     const Isa isa = static_cast<Isa>(i);
     if (kernel_table(isa) == nullptr || !is_supported(isa)) continue;
-    if (isa != Isa::kAmxEmulated || with_emulated) names.emplace_back(isa_name(isa));
+    if (!is_emulated(isa) || with_emulated) names.emplace_back(isa_name(isa));
   }
   return names;
 }
@@ -394,7 +394,7 @@ PYBIND11_MODULE(_cpu, m) {
   namespace py = pybind11;
   m.doc() = "assay's CPU kernels. Use them through assay.ops.";
 
-  py::class_<PackedWeight, std::shared_ptr<PackedWeight>>(m, "PackedWeight")
+  py::class_<PackedWeight, std::shared_ptr<PackedWeight>>(m, "PackedWeight", py::module_local())
       .def(py::init([](py::handle weight, py::handle bias, const std::string& arithmetic) {
              return std::const_pointer_cast<PackedWeight>(make_packed_weight(weight, bias, arithmetic));
            }),
@@ -434,7 +434,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("release_free_memory", &release_free_memory,
         "Give memory that malloc keeps for later back to the system, where it can be asked to.");
   m.def("available_isas", [] { return isa_names(false); }, "Paths this machine can run, slowest first.");
-  m.def("testable_isas", [] { return isa_names(true); }, "available_isas and the emulated AMX path.");
+  m.def("testable_isas", [] { return isa_names(true); }, "available_isas and the emulated paths of this build.");
   m.def("active_isa", [] { return isa_name(active_table().isa); });
   m.def("set_active_isa", [](const std::string& name) { set_active_isa(name.c_str()); });
   m.def("arithmetic_name", [](const std::string& arithmetic) {

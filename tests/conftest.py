@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import cpu_isas
 from assay import ops
 
 if TYPE_CHECKING:
@@ -14,18 +15,20 @@ if TYPE_CHECKING:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that asks for `isa` runs once per instruction set of this machine, the emulated AMX path included."""
+    """A test that asks for `isa` runs once per instruction set, those that this machine lacks in the emulation."""
     if "isa" in metafunc.fixturenames:
-        metafunc.parametrize("isa", ops.cpu_module().testable_isas(), indirect=True)
+        metafunc.parametrize("isa", cpu_isas.testable(), indirect=True)
 
 
 @pytest.fixture
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The instruction set in use for this test; the one before comes back after it."""
-    before = ops.active_isa()
-    ops.cpu_module().set_active_isa(request.param)
+    module = cpu_isas.module_of(request.param)
+    monkeypatch.setattr(ops, "cpu_module", lambda: module)
+    before = module.active_isa()
+    module.set_active_isa(request.param)
     yield request.param
-    ops.cpu_module().set_active_isa(before)
+    module.set_active_isa(before)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ arithmetics = pytest.mark.parametrize("arithmetic", ARITHMETICS)
 def inner_dtype(isa: str, arithmetic: str) -> torch.dtype:
     """What attention and the MLP pass on between products: bfloat16 where the ISA multiplies bfloat16 inputs."""
     native = isa in ("avx512_bf16", "amx", "amx_emulated")
-    return torch.bfloat16 if arithmetic != "float32" and native else torch.float32
+    return torch.bfloat16 if arithmetic in ("bfloat16", "int8") and native else torch.float32
 
 
 def from_parts(layer: Layer, x: Tensor, lengths: list[int], dtype: torch.dtype) -> Tensor:
@@ -101,6 +101,17 @@ def test_transformer_layer_equals_its_parts(
     for lengths in (LENGTHS, SHORT, [1]):
         x = make_input(lengths, layer.config.hidden)
         assert torch.equal(run(layer, x, lengths), from_parts(layer, x, lengths, inner_dtype(isa, arithmetic)))
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_float32_fma_is_a_layer_of_its_own_where_float32_is_tiles(isa: str, family: str, restore_threads: None) -> None:
+    exact, fast = (Layer(FAMILIES[family], arithmetic) for arithmetic in ("float32_fma", "float32"))
+    x = make_input(LENGTHS, exact.config.hidden)
+    for threads in (1, 2):
+        ops.set_num_threads(threads)
+        out = run(exact, x, LENGTHS)
+        assert torch.equal(out, from_parts(exact, x, LENGTHS, torch.float32))
+        assert torch.equal(out, run(fast, x, LENGTHS)) != isa.startswith("amx")
 
 
 @arithmetics
@@ -189,8 +200,8 @@ def test_transformer_layer_refuses_mixed_weights() -> None:
     layer = Layer(LLAMA)
     with pytest.raises(ValueError, match="must be packed for one instruction set and arithmetic"):
         layer.fuse(attn_out=Layer(LLAMA, "bfloat16").packed()["attn_out"])
-    with pytest.raises(ValueError, match="must be packed as float32, bfloat16 or int8, got float32_fma"):
-        Layer(LLAMA, "float32_fma")
+    with pytest.raises(ValueError, match="must be packed for one instruction set and arithmetic"):
+        layer.fuse(attn_out=Layer(LLAMA, "float32_fma").packed()["attn_out"])
     with pytest.raises(ValueError, match=r"mlp_up must be a gated weight \(pack_gated_weight\), got a plain one"):
         Layer(replace(LLAMA, is_gated=False)).fuse(is_gated=True)
     square = ops.pack_gated_weight(torch.ones(48, 64), torch.ones(48, 64), None, None, "float32")

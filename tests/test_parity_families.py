@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import cpu_isas
 from assay.batch import Sequence
 from parity import (
     checkpoint,
@@ -21,7 +22,7 @@ from tiny_models import FAMILIES, all_inputs
 
 HEADS = ("ForSequenceClassification", "ForTokenClassification")
 MAX_LENGTH = 128
-STRIDE = {"scalar": 5, "amx_emulated": 5}
+STRIDE = {"scalar": 5, "amx_emulated": 5, "emulated": 3}
 """Slow paths run every fifth input."""
 TAU_STEP = 0.004
 """Two swapped neighbours among 46 inputs: how coarse tau is on a slow path."""
@@ -44,7 +45,7 @@ def test_token_ids_and_types_equal_transformers(name, tmp_path_factory):
 def test_float32_logits_match_transformers(name, head, isa, tmp_path_factory):
     folder = checkpoint(tmp_path_factory, name, head)
     expected = reference(folder, name, head, MAX_LENGTH)
-    step = STRIDE.get(isa, 1)
+    step = STRIDE.get(cpu_isas.kind(isa), 1)
     model = load(folder)
     assert model.dtype == "float32"
     ours = run(model, _sequences(expected)[::step])
@@ -68,7 +69,7 @@ def test_a_literal_pad_token_in_a_text_matches_transformers(name, tmp_path_facto
 def test_bfloat16_logits_are_as_close_as_transformers_bfloat16(name, head, isa, tmp_path_factory):
     folder = checkpoint(tmp_path_factory, name, head)
     expected = reference(folder, name, head, MAX_LENGTH)
-    step = STRIDE.get(isa, 1)
+    step = STRIDE.get(cpu_isas.kind(isa), 1)
     exact, theirs = expected.float32[::step], expected.bfloat16[::step]
     ours = run(load(folder, dtype="bfloat16"), _sequences(expected)[::step])
     assert max_error(ours, exact) <= 1.1 * max_error(expected.bfloat16, expected.float32)

@@ -74,11 +74,18 @@ bool is_supported(Isa isa) {
       return true;
     case Isa::kAvx2:
       return has_avx2();
+#ifdef ASSAY_ISA_EMULATION
+    case Isa::kAvx512:
+    case Isa::kAvx512Bf16:
+    case Isa::kAmxEmulated:
+      return has_avx2();
+#else
     case Isa::kAvx512:
       return has_avx512();
     case Isa::kAvx512Bf16:
     case Isa::kAmxEmulated:
       return has_avx512_bf16();
+#endif
     case Isa::kAmx: {
       static const bool granted = has_avx512_bf16() && has_amx() && request_tile_permission();
       return granted;
@@ -89,5 +96,12 @@ bool is_supported(Isa isa) {
 #else
 bool is_supported(Isa isa) { return isa == Isa::kScalar; }
 #endif
+
+bool is_emulated(Isa isa) {
+#ifdef ASSAY_ISA_EMULATION
+  if (isa == Isa::kAvx512 || isa == Isa::kAvx512Bf16) return true;
+#endif
+  return isa == Isa::kAmxEmulated;
+}
 
 }  // namespace assay::cpu

@@ -10,8 +10,12 @@ constexpr int kNumIsas = 6;
 const char* isa_name(Isa isa);  // "scalar", "avx2", "avx512", "avx512_bf16", "amx", "amx_emulated"
 
 // True where the CPU has every instruction set the kernels of `isa` are compiled for, the OS saves its registers,
-// and (AMX) the kernel granted this process the tile data permission. kAmxEmulated: tile instructions replaced by
-// plain code, for tests on machines without AMX; true where kAvx512Bf16 is.
+// and (AMX) the kernel granted this process the tile data permission. An emulated path needs what its plain code is
+// compiled for.
 bool is_supported(Isa isa);
+
+// Paths in which plain code stands for instructions: for tests, never chosen by itself. kAmxEmulated everywhere; in a
+// build with ASSAY_ISA_EMULATION every path of AVX-512 as well (emulation/avx512.h).
+bool is_emulated(Isa isa);
 
 }  // namespace assay::cpu

@@ -11,16 +11,18 @@ namespace scalar {
 extern const KernelTable kTable;
 }
 #ifdef ASSAY_X86
+#ifndef ASSAY_ISA_EMULATION
 namespace avx2 {
 extern const KernelTable kTable;
 }
+namespace amx {
+extern const KernelTable kTable;
+}
+#endif
 namespace avx512 {
 extern const KernelTable kTable;
 }
 namespace avx512_bf16 {
-extern const KernelTable kTable;
-}
-namespace amx {
 extern const KernelTable kTable;
 }
 namespace amx_emulated {
@@ -33,22 +35,22 @@ const KernelTable* kernel_table(Isa isa) {
     case Isa::kScalar:
       return &scalar::kTable;
 #ifdef ASSAY_X86
+#ifndef ASSAY_ISA_EMULATION
     case Isa::kAvx2:
       return &avx2::kTable;
+    case Isa::kAmx:
+      return &amx::kTable;
+#endif
     case Isa::kAvx512:
       return &avx512::kTable;
     case Isa::kAvx512Bf16:
       return &avx512_bf16::kTable;
-    case Isa::kAmx:
-      return &amx::kTable;
     case Isa::kAmxEmulated:
       return &amx_emulated::kTable;
-#else
+#endif
     default:
       return nullptr;
-#endif
   }
-  return nullptr;
 }
 
 const KernelTable* kernel_table_by_index(int isa_idx) { return kernel_table(static_cast<Isa>(isa_idx)); }
@@ -73,9 +75,9 @@ const KernelTable* table_by_name(const std::string& name, const char* setting) {
 const KernelTable* choose_table() {
   const char* forced = std::getenv("ASSAY_FORCE_ISA");
   if (forced != nullptr && *forced != '\0') return table_by_name(forced, "ASSAY_FORCE_ISA");
-  for (int i = static_cast<int>(Isa::kAmx); i > 0; --i) {
+  for (int i = kNumIsas - 1; i > 0; --i) {
     const Isa isa = static_cast<Isa>(i);
-    if (kernel_table(isa) != nullptr && is_supported(isa)) return kernel_table(isa);
+    if (kernel_table(isa) != nullptr && is_supported(isa) && !is_emulated(isa)) return kernel_table(isa);
   }
   return kernel_table(Isa::kScalar);
 }

@@ -41,8 +41,6 @@ void TransformerLayerWeights::check() const {
     if (part == nullptr) continue;  // row_keys
     ASSAY_CHECK(&part->table() == &qkv->table() && part->view().arithmetic == qkv->view().arithmetic,
                 "the weights of a layer must be packed for one instruction set and arithmetic");
-    ASSAY_CHECK(part->view().arithmetic != Arithmetic::kFloat32Fma,
-                "the weights of a layer must be packed as float32, bfloat16 or int8, got float32_fma");
     ASSAY_CHECK(part == mlp_up.get() || !part->is_gated(), "only mlp_up may be a gated weight");
   }
   ASSAY_CHECK(mlp_up->is_gated() == is_gated, "mlp_up must be ",

@@ -8,7 +8,9 @@ constexpr int kPeakChains = kVecWidth == 1 ? 8 : 12;
 // Keeps the compiler from folding the loop away; costs no instruction.
 template <typename Register>
 inline void keep_in_register(Register& value) {
-#if defined(__AVX512F__) || defined(__AVX2__)
+#if defined(ASSAY_ISA_EMULATION)
+  __asm__ volatile("" : "+m"(value));
+#elif defined(__AVX512F__) || defined(__AVX2__)
   __asm__ volatile("" : "+v"(value));
 #else
   __asm__ volatile("" : "+x"(value));

@@ -474,7 +474,9 @@ void transformer_layer(const TransformerLayerParams& params, ThreadPool& pool) {
       return run_transformer_layer<Int8Policy>(params, pool);
     case Arithmetic::kBFloat16:
       return run_transformer_layer<Bfloat16Policy>(params, pool);
-    default:  // kFloat32Fma never comes here: TransformerLayerWeights::check
+    case Arithmetic::kFloat32Fma:
+      return run_transformer_layer<FmaFloat32>(params, pool);
+    case Arithmetic::kFloat32:
       return run_transformer_layer<Float32Policy>(params, pool);
   }
 }
@@ -485,9 +487,12 @@ std::size_t transformer_layer_workspace_size(const TransformerLayerParams& param
       return TransformerLayer<Int8Policy>{params}.workspace_size();
     case Arithmetic::kBFloat16:
       return TransformerLayer<Bfloat16Policy>{params}.workspace_size();
-    default:
+    case Arithmetic::kFloat32Fma:
+      return TransformerLayer<FmaFloat32>{params}.workspace_size();
+    case Arithmetic::kFloat32:
       return TransformerLayer<Float32Policy>{params}.workspace_size();
   }
+  return 0;
 }
 
 template <typename Policy>
@@ -502,7 +507,10 @@ std::size_t transformer_layer_scratch_size(const TransformerLayerParams& params)
       return layer_scratch_size<Int8Policy>(params);
     case Arithmetic::kBFloat16:
       return layer_scratch_size<Bfloat16Policy>(params);
-    default:
+    case Arithmetic::kFloat32Fma:
+      return layer_scratch_size<FmaFloat32>(params);
+    case Arithmetic::kFloat32:
       return layer_scratch_size<Float32Policy>(params);
   }
+  return 0;
 }

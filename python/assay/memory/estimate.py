@@ -9,7 +9,7 @@ from assay import ops
 from assay.memory.plan import MemoryPlan
 from assay.memory.process import measure_base
 from assay.memory.weigh import backbone_bytes, weight_bytes
-from assay.models.loading import load_weights, longest_sequence, resolve_dtype
+from assay.models.loading import load_weights, longest_sequence, product_arithmetic, resolve_dtype
 from assay.models.plan import make_plan
 from assay.models.transformers_class import Outline
 from assay.weights import WeightMap
@@ -82,7 +82,7 @@ def plan_memory(
             base=base,
             dtype=loaded.dtype,
             dtype_reason=loaded.dtype_reason,
-            arithmetic=str(ops.cpu_module().arithmetic_name(quantization or loaded.dtype)),
+            arithmetic=str(ops.cpu_module().arithmetic_name(loaded.arithmetic)),
             arena_tokens=tokens,
             weights={name: size for name, size in weights.items() if size},
             arena_bytes=backbone.arena_size(tokens, config.max_batch_size),
@@ -100,12 +100,13 @@ def plan_memory(
 def _through_transformers(files: ModelFiles, dtype: str) -> dict[str, Any]:
     """What is known of a model that transformers runs: how many numbers it has."""
     stored = WeightMap(files.weight_files(), has_numbers=False)
-    dtype, reason = resolve_dtype(dtype, stored.dtype(stored.largest()))
+    asked = dtype
+    dtype, reason = resolve_dtype(asked, stored.dtype(stored.largest()))
     count = sum(stored.num_numbers(name) for name in stored.names())
     return {
         "dtype": dtype,
         "dtype_reason": reason,
-        "arithmetic": str(ops.cpu_module().arithmetic_name(dtype)),
+        "arithmetic": str(ops.cpu_module().arithmetic_name(product_arithmetic(asked, dtype, None, "cpu"))),
         "arena_tokens": None,
         "weights": {"checkpoint": count * _ITEM_BYTES[dtype]},
         "arena_bytes": None,

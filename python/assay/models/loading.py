@@ -57,6 +57,17 @@ def resolve_dtype(dtype: str, stored: str, kind: str = "cpu") -> tuple[str, str]
     return dtype, "as asked"
 
 
+def product_arithmetic(asked: str, dtype: str, quantization: str | None, kind: str) -> str:
+    """How the products of layers are computed, in the words of `ops.pack_weight`, or "int8".
+
+    dtype="float32", in so many words, is exact on every CPU: its products are plain float32 multiply-adds. "auto" takes
+    the fastest products that are float32-accurate, which with AMX tiles are not as close.
+    """
+    if quantization is not None:
+        return quantization
+    return "float32_fma" if asked == "float32" and kind == "cpu" else dtype
+
+
 def check_dtype(dtype: str, kind: str, shown: str | None = None) -> None:
     """Raise ConfigError for a dtype other than "auto" that models do not run in on this kind of device.
 
@@ -121,7 +132,7 @@ def load_model(
             embedding_size=plan.embedding_size,
             max_batch_tokens=max_batch_tokens,
             max_batch_size=max_batch_size,
-            quantization=quantization,
+            product_arithmetic=loaded.arithmetic,
             device=device,
         )
         if memory is not None:
@@ -136,13 +147,15 @@ def longest_sequence(plan: Plan, max_model_len: int | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class LoadedWeights:
-    """What a plan's checkpoint became. heads: by task. num_bytes: as the sizes in the checkpoint have it."""
+    """What a plan's checkpoint became. heads: by task. num_bytes: as the sizes in the checkpoint have it. arithmetic: of
+    the products in the layers (`product_arithmetic`)."""
 
     backbone: Backbone
     heads: dict[str, TaskHead]
     dtype: str
     dtype_reason: str
     num_bytes: int
+    arithmetic: str
 
 
 def load_weights(
@@ -168,11 +181,13 @@ def load_weights(
     backbone: Backbone
     if quantization is not None:
         dtype = _dtype_beside_int8(dtype, plan)
+    asked = dtype
     if isinstance(loader, Outline):
         assert has_numbers
         dtype, reason = resolve_dtype(dtype, weights.dtype(weights.largest()), device.kind)
         num_bytes = _checked_size(weights, None, dtype, meter)
-        parts = load_parts(files, loader, plan.hf_config.num_labels, dtype, device)
+        arithmetic = product_arithmetic(asked, dtype, quantization, device.kind)
+        parts = load_parts(files, loader, plan.hf_config.num_labels, dtype, arithmetic, device)
         backbone, classifier = parts.backbone, taken_classifier(plan, parts)
     else:
         prefix = weights.prefix(plan.family.prefixes, loader.word_table)
@@ -180,6 +195,7 @@ def load_weights(
         needed = [prefix + name for name in loader.tensor_names(plan.shape)] + head_tensors(plan, weights, prefix)
         weights.require(needed)
         num_bytes = _checked_size(weights, needed, dtype, meter)
+        arithmetic = product_arithmetic(asked, dtype, quantization, device.kind)
         if quantization is not None:
             assert isinstance(loader, Int8Loader)  # _dtype_beside_int8
             reason = "beside int8"
@@ -188,12 +204,12 @@ def load_weights(
             )
         else:
             backbone = loader.load(
-                weights, prefix, plan.shape, dtype, max_model_len=longest, reads_one_token=plan.reads_one_token
+                weights, prefix, plan.shape, arithmetic, max_model_len=longest, reads_one_token=plan.reads_one_token
             )
         classifier = load_classifier(plan, weights, prefix)
         weights.finish(ignore=[pattern.replace("{}", re.escape(prefix)) for pattern in _ignored(plan)])
     heads = load_heads(plan, files, classifier, device, has_numbers=has_numbers)
-    return LoadedWeights(backbone, heads, dtype, reason, num_bytes)
+    return LoadedWeights(backbone, heads, dtype, reason, num_bytes, arithmetic)
 
 
 def _checked_size(weights: WeightMap, names: list[str] | None, dtype: str, meter: MemoryMeter | None) -> int:

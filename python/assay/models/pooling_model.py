@@ -44,7 +44,7 @@ class PoolingModel:
         embedding_size: int,
         max_batch_tokens: int,
         max_batch_size: int,
-        quantization: str | None = None,
+        product_arithmetic: str,
         device: Device = CPU,
     ) -> None:
         self.architecture = architecture
@@ -60,7 +60,7 @@ class PoolingModel:
         self.embedding_size = embedding_size
         self.max_batch_tokens = max_batch_tokens
         self.max_batch_size = max_batch_size
-        self.quantization = quantization
+        self.product_arithmetic = product_arithmetic
         self.device = device
         self.cuda_pass: CudaPass | None = None
         """What runs passes on a CUDA device; set once, by `cuda_start.start`."""
@@ -138,7 +138,7 @@ class PoolingModel:
     @property
     def arithmetic(self) -> str:
         """How products are computed here, in words."""
-        return ops.arithmetic_name(self.quantization or self.dtype, self.device)
+        return ops.arithmetic_name(self.product_arithmetic, self.device)
 
     def arena_size(self, num_tokens: int, num_seqs: int) -> int:
         """Bytes of working memory for batches up to this size."""

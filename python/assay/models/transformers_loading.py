@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from assay.models.transformers_class import Outline
 
 
-def load_parts(files: ModelFiles, outline: Outline, num_labels: int, dtype: str, device: Device = CPU) -> LoadedParts:
-    """Read the weights, take the model apart, and check it against transformers.
+def load_parts(
+    files: ModelFiles, outline: Outline, num_labels: int, dtype: str, arithmetic: str, device: Device = CPU
+) -> LoadedParts:
+    """Read the weights, take the model apart, and check it against transformers. arithmetic: of the products.
 
     Raises WeightsError or UnsupportedModelError.
     """
@@ -31,7 +33,7 @@ def load_parts(files: ModelFiles, outline: Outline, num_labels: int, dtype: str,
     has_head, has_pooler = outline.head != "embedding", outline.head == "sequence"
     modules = list(head_modules(model, has_pooler=has_pooler).values())
     drop_pooler(model.base_model)
-    backbone = TransformersBackbone.prepare(model.base_model, outline.shape, dtype, device)
+    backbone = TransformersBackbone.prepare(model.base_model, outline.shape, arithmetic, device)
     parts = LoadedParts(backbone)
     if has_head:
         parts = LoadedParts(backbone, *take_head(modules, outline.architecture, num_labels, device))

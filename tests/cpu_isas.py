@@ -1,0 +1,48 @@
+"""Which build of the CPU kernels a test of an instruction set runs on: the installed one, or the emulation."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+from assay import ops
+
+BUILD = Path(__file__).parents[1] / "build" / "emulation"
+
+
+@functools.cache
+def emulation() -> ModuleType | None:
+    """The build in which AVX2 code stands for AVX-512 instructions (make emulation), or None where there is none."""
+    for path in sorted(BUILD.glob("_cpu.*.so")):
+        spec = importlib.util.spec_from_file_location("_cpu", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    return None
+
+
+@functools.cache
+def testable() -> list[str]:
+    """Every instruction set a test can run here, the emulated ones last."""
+    own: list[str] = ops.cpu_module().testable_isas()
+    emulated = emulation()
+    return own + [isa for isa in (emulated.testable_isas() if emulated else []) if isa not in own]
+
+
+OWN = ops.cpu_module()
+
+
+def kind(isa: str) -> str:
+    """What decides how slow a path is here: its name, or "emulated" for the emulation's stand-ins of AVX-512."""
+    return isa if isa in OWN.testable_isas() or isa == "amx_emulated" else "emulated"
+
+
+def module_of(isa: str) -> ModuleType:
+    """The build that runs `isa`: the installed one if it can."""
+    emulated = emulation()
+    if isa in OWN.testable_isas() or emulated is None:
+        return OWN
+    return emulated
