@@ -443,6 +443,14 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("peak_flops", &peak_flops,
         "Best multiply-add rate on registers alone within `seconds`, in operations a second.", py::arg("arithmetic"),
         py::arg("seconds") = 0.2);
+  m.def("share_of_rows", [](const std::vector<double>& speeds, std::int64_t num_rows, std::int64_t multiple) {
+    std::vector<std::pair<std::int64_t, std::int64_t>> shares;
+    for (int i = 0; i < static_cast<int>(speeds.size()); ++i) {
+      const Share share = share_of_rows(speeds, i, num_rows, multiple);
+      shares.emplace_back(share.begin, share.end);
+    }
+    return shares;
+  });
   m.def("num_threads", [] { return global_pool()->num_threads(); });
   m.def("wake_threads", [] { global_pool()->wake(); });
   m.def("set_num_threads", &set_global_num_threads);

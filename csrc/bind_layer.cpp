@@ -149,7 +149,8 @@ void bind_transformer_layer(py::handle hidden_states, py::handle cu_seqlens, std
 }  // namespace
 
 void bind_layers(py::module_& m) {
-  py::class_<TransformerLayerWeights, std::shared_ptr<TransformerLayerWeights>>(m, "TransformerLayer", py::module_local())
+  py::class_<TransformerLayerWeights, std::shared_ptr<TransformerLayerWeights>>(m, "TransformerLayer",
+                                                                                py::module_local())
       .def(py::init(&make_layer), py::kw_only(), py::arg("qkv").none(false), py::arg("attn_out").none(false),
            py::arg("mlp_up").none(false), py::arg("mlp_down").none(false), py::arg("row_keys"), py::arg("norm"),
            py::arg("epsilon"), py::arg("attn_in_norm"), py::arg("attn_out_norm"), py::arg("attn_residual_norm"),

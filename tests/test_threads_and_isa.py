@@ -74,6 +74,18 @@ def test_set_num_threads_is_checked(restore_threads: None) -> None:
             ops.set_num_threads(wrong)
 
 
+@pytest.mark.parametrize("speeds", [[1.0], [1.0, 1.0], [0.5, 1.5], [2.0, 0.5, 0.5], [1.0, 0.5, 2.0, 0.7, 0.8]])
+@pytest.mark.parametrize("multiple", [1, 3, 6])
+@pytest.mark.parametrize("num_rows", [1, 2, 5, 6, 7, 110, 1000])
+def test_threads_share_out_every_row_once(speeds: list[float], multiple: int, num_rows: int) -> None:
+    shares = ops.cpu_module().share_of_rows(speeds, num_rows, multiple)
+    assert [begin for begin, _ in shares] == [0, *(end for _, end in shares[:-1])]
+    assert shares[-1][1] == num_rows
+    for (begin, end), speed in zip(shares, speeds, strict=True):
+        assert 0 <= begin <= end
+        assert abs((end - begin) - num_rows * speed / sum(speeds)) <= 2 * multiple
+
+
 def test_a_pool_that_gives_way_computes_the_same(restore_threads: None) -> None:
     ops.set_num_threads(4)
     x, weight = torch.randn(600, 96), ops.pack_weight(torch.randn(200, 96), None, "float32")

@@ -22,8 +22,8 @@ enum class NormKind : int { kLayer, kRms };
 enum class Pooling : int { kCls, kLastToken, kMean };
 
 // Arithmetic of a packed weight. kFloat32: float32-accurate (FMA, or three bf16 tile products on AMX).
-// kFloat32Fma: FMA on every ISA (heads, and layers where float32 was asked for). kBFloat16: the fastest bfloat16 arithmetic the ISA has. kInt8: whole numbers
-// of 7 or 8 bits, scaled per token and output feature.
+// kFloat32Fma: FMA on every ISA (heads, and layers where float32 was asked for by name). kBFloat16: the fastest
+// bfloat16 arithmetic the ISA has. kInt8: whole numbers of 7 or 8 bits, scaled per token and output feature.
 enum class Arithmetic : int { kFloat32, kFloat32Fma, kBFloat16, kInt8 };
 
 using bfloat16 = std::uint16_t;  // raw bits; conversions live in the vec_*.h headers

@@ -51,6 +51,8 @@ constexpr std::int64_t kInputBlockBytes = 512 * 1024;
 constexpr std::int64_t kInlineProducts = 1 << 20;
 // Work items per thread: enough to even out a core that loses its time slice to someone else.
 constexpr std::int64_t kItemsPerThread = 4;
+// Tokens of a row block, where there are as many: fewer would stream the weights too often.
+constexpr std::int64_t kMinBlockRows = 24;
 // Row blocks per thread where there are rows enough: the last item of a phase is all that can leave a thread idle.
 constexpr std::int64_t kRowBlocksPerThread = 16;
 
@@ -395,7 +397,8 @@ LinearPlan plan_linear(std::int64_t num_tokens, const PackedWeightView& weight, 
   LinearPlan plan;
   const std::int64_t row_panels = ceil_div(num_tokens, Policy::kRows);
   const std::int64_t fair = ceil_div(row_panels, kRowBlocksPerThread * num_threads) * Policy::kRows;
-  plan.rows_per_block = min_of(max_block_rows<Policy>(weight.in_features), max_of(fair, 4 * Policy::kRows));
+  plan.rows_per_block =
+      min_of(max_block_rows<Policy>(weight.in_features), max_of(fair, max_of(4 * Policy::kRows, kMinBlockRows)));
   plan.num_row_blocks = ceil_div(num_tokens, plan.rows_per_block);
   const std::int64_t col_panels = num_weight_panels<Policy>(weight);
   const std::int64_t wanted = num_threads == 1 ? 1 : ceil_div(kItemsPerThread * num_threads, plan.num_row_blocks);

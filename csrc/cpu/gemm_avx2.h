@@ -1,7 +1,7 @@
-// One depth block of a whole 6 x 16 tile on AVX2, in assembly: the sums, two weights, an input and a product are
-// exactly the sixteen registers, and a compiler that schedules the unrolled loop spills some of them. Included inside
-// the AVX2 namespace by gemm_tiles.h; includes nothing. What the assembly reads is an operand: a "memory" clobber would
-// put the sums into memory and back.
+// One depth block of a whole tile (6 x 16, or 3 x 32) on AVX2, in assembly: the sums, two weights, an input and a
+// product are exactly the sixteen registers, and a compiler that schedules the unrolled loop spills some of them.
+// Included inside the AVX2 namespace by gemm_tiles.h; includes nothing. What the assembly reads is an operand: a
+// "memory" clobber would put the sums into memory and back.
 #pragma once
 
 #define ASSAY_TILE_SUMS(acc)                                                                            \
@@ -34,31 +34,41 @@ inline void fma_add_block(const float* x, const float* w, Vec (&acc)[6][2]) {
 #undef ASSAY_FMA_ROW
 }
 
-// acc += x . w for x [6][64] and w [64][16] pairs of int16, by VPMADDWD.
-inline void fixed_add_block(const char* x, const char* w, __m256i (&acc)[6][2]) {
-#define ASSAY_FIXED_ROW(row, pair)            \
-  "vbroadcastss " #row " * 256 + " #pair      \
-  " * 4(%[x]), %%ymm2\n\t"                    \
-  "vpmaddwd %%ymm0, %%ymm2, %%ymm3\n\t"       \
-  "vpaddd %%ymm3, %[low" #row "], %[low" #row \
-  "]\n\t"                                     \
-  "vpmaddwd %%ymm1, %%ymm2, %%ymm2\n\t"       \
-  "vpaddd %%ymm2, %[high" #row "], %[high" #row "]\n\t"
-#define ASSAY_FIXED_PAIR(pair)                                                                      \
-  "vmovdqa " #pair                                                                                  \
-  " * 64(%[w]), %%ymm0\n\t"                                                                         \
-  "vmovdqa " #pair " * 64 + 32(%[w]), %%ymm1\n\t" ASSAY_FIXED_ROW(0, pair) ASSAY_FIXED_ROW(1, pair) \
-      ASSAY_FIXED_ROW(2, pair) ASSAY_FIXED_ROW(3, pair) ASSAY_FIXED_ROW(4, pair) ASSAY_FIXED_ROW(5, pair)
-  constexpr int kPairs = 64, kPairsPerRound = 4;
-  for (int pair = 0; pair < kPairs; pair += kPairsPerRound) {
-    __asm__(ASSAY_FIXED_PAIR(0) ASSAY_FIXED_PAIR(1) ASSAY_FIXED_PAIR(2) ASSAY_FIXED_PAIR(3)
-            : ASSAY_TILE_SUMS(acc)
-            : [x] "r"(x + pair * 4), [w] "r"(w + pair * 64), "m"(*reinterpret_cast<const char (*)[6 * 256]>(x)),
-              "m"(*reinterpret_cast<const char (*)[64 * 64]>(w))
-            : "xmm0", "xmm1", "xmm2", "xmm3");
-  }
+// acc += x . w for x [3][64] and w [64][32] pairs of int16, by VPMADDWD. Two of the four weights of a pair are kept in
+// registers, the others are read three times: this loop is bound by the number of instructions, not by loads.
+inline void fixed_add_block(const char* x, const char* w, __m256i (&acc)[3][4]) {
+#define ASSAY_FIXED_ADD(weight, product, sum)   \
+  "vpmaddwd " weight ", %%ymm2, %%ymm" #product \
+  "\n\t"                                        \
+  "vpaddd %%ymm" #product ", %[" #sum "], %[" #sum "]\n\t"
+#define ASSAY_FIXED_ROW(row, pair)                                                                          \
+  "vbroadcastss " #row " * 256 + " #pair " * 4(%[x]), %%ymm2\n\t" ASSAY_FIXED_ADD("%%ymm0", 3, sum##row##0) \
+      ASSAY_FIXED_ADD("%%ymm1", 3, sum##row##1) ASSAY_FIXED_ADD(#pair " * 128 + 64(%[w])", 3, sum##row##2)  \
+          ASSAY_FIXED_ADD(#pair " * 128 + 96(%[w])", 2, sum##row##3)
+#define ASSAY_FIXED_PAIR(pair)                                                                       \
+  "vmovdqa " #pair                                                                                   \
+  " * 128(%[w]), %%ymm0\n\t"                                                                         \
+  "vmovdqa " #pair " * 128 + 32(%[w]), %%ymm1\n\t" ASSAY_FIXED_ROW(0, pair) ASSAY_FIXED_ROW(1, pair) \
+      ASSAY_FIXED_ROW(2, pair)
+  // The loop is in the assembly as well: between two pieces of it, a compiler would put sums on the stack and back.
+  // It counts in a register of its own, because an asm statement takes no more than thirty operands.
+  const char* weights = w;
+  const char* inputs = x;
+  __asm__("mov $16, %%ecx\n"
+          "1:\n\t" ASSAY_FIXED_PAIR(0) ASSAY_FIXED_PAIR(1) ASSAY_FIXED_PAIR(2) ASSAY_FIXED_PAIR(3)
+          "add $16, %[x]\n\t"
+          "add $512, %[w]\n\t"
+          "dec %%ecx\n\t"
+          "jnz 1b"
+          : [sum00] "+x"(acc[0][0]), [sum01] "+x"(acc[0][1]), [sum02] "+x"(acc[0][2]), [sum03] "+x"(acc[0][3]),
+            [sum10] "+x"(acc[1][0]), [sum11] "+x"(acc[1][1]), [sum12] "+x"(acc[1][2]), [sum13] "+x"(acc[1][3]),
+            [sum20] "+x"(acc[2][0]), [sum21] "+x"(acc[2][1]), [sum22] "+x"(acc[2][2]), [sum23] "+x"(acc[2][3]),
+            [x] "+r"(inputs), [w] "+r"(weights)
+          : "m"(*reinterpret_cast<const char (*)[3 * 256]>(x)), "m"(*reinterpret_cast<const char (*)[64 * 128]>(w))
+          : "xmm0", "xmm1", "xmm2", "xmm3", "ecx", "cc");
 #undef ASSAY_FIXED_PAIR
 #undef ASSAY_FIXED_ROW
+#undef ASSAY_FIXED_ADD
 }
 
 #undef ASSAY_TILE_SUMS

@@ -8,8 +8,9 @@
 #pragma once
 
 struct FixedPoint {
-  static constexpr int kRows = kFmaRows;
-  static constexpr int kCols = kFmaVecs * kVecWidth;
+  static constexpr int kRows = 3;
+  static constexpr int kVecs = 4;
+  static constexpr int kCols = kVecs * kVecWidth;
   static constexpr bool kResumes = true;
   static constexpr int kDepth = 128;
   static constexpr int kPairs = kDepth / 2;
@@ -77,7 +78,7 @@ struct FixedPoint {
 
   // The integer sums of one depth block: kUsedRows x kCols.
   template <int kUsedRows>
-  static void add_block(const char* panel, const char* weights, __m256i (&acc)[kUsedRows][kFmaVecs]) {
+  static void add_block(const char* panel, const char* weights, __m256i (&acc)[kUsedRows][kVecs]) {
     if constexpr (kUsedRows == kRows) {
       fixed_add_block(panel, weights, acc);
     } else {
@@ -85,16 +86,16 @@ struct FixedPoint {
       const std::int32_t* w = reinterpret_cast<const std::int32_t*>(weights);
 #pragma GCC unroll 2
       for (int pair = 0; pair < kPairs; ++pair) {
-        __m256i weight[kFmaVecs];
+        __m256i weight[kVecs];
 #pragma GCC unroll 8
-        for (int j = 0; j < kFmaVecs; ++j) {
+        for (int j = 0; j < kVecs; ++j) {
           weight[j] = _mm256_load_si256(reinterpret_cast<const __m256i*>(w + pair * kCols + j * kVecWidth));
         }
 #pragma GCC unroll 16
         for (int r = 0; r < kUsedRows; ++r) {
           const __m256i input = _mm256_castps_si256(_mm256_broadcast_ss(x + r * kPairs + pair));
 #pragma GCC unroll 8
-          for (int j = 0; j < kFmaVecs; ++j) acc[r][j] = add_products(acc[r][j], input, weight[j]);
+          for (int j = 0; j < kVecs; ++j) acc[r][j] = add_products(acc[r][j], input, weight[j]);
         }
       }
     }
@@ -105,11 +106,11 @@ struct FixedPoint {
                                            const Prefetch& next, bool resumes) {
     for (std::int64_t block = 0; block < num_blocks; ++block) {
       next.block(block, kWeightBlockBytes);
-      __m256i acc[kUsedRows][kFmaVecs];
+      __m256i acc[kUsedRows][kVecs];
 #pragma GCC unroll 16
       for (int r = 0; r < kUsedRows; ++r) {
 #pragma GCC unroll 8
-        for (int j = 0; j < kFmaVecs; ++j) acc[r][j] = _mm256_setzero_si256();
+        for (int j = 0; j < kVecs; ++j) acc[r][j] = _mm256_setzero_si256();
       }
       add_block<kUsedRows>(panel, weights, acc);
       const float* row_scales = reinterpret_cast<const float*>(panel + kRows * kRowBytes);
@@ -117,7 +118,7 @@ struct FixedPoint {
 #pragma GCC unroll 16
       for (int r = 0; r < kUsedRows; ++r) {
 #pragma GCC unroll 8
-        for (int j = 0; j < kFmaVecs; ++j) {
+        for (int j = 0; j < kVecs; ++j) {
           float* at = tile + r * kCols + j * kVecWidth;
           const Vec scale = vec_mul(vec_set1(row_scales[r]), vec_load(col_scales + j * kVecWidth));
           vec_store(at,
@@ -131,6 +132,8 @@ struct FixedPoint {
 
   static void micro(const char* panel, const char* weights, std::int64_t num_blocks, int rows, float* tile,
                     const Prefetch& next, bool resumes) {
-    FmaFloat32::dispatch_rows<FixedPoint>(panel, weights, num_blocks, rows, tile, next, resumes);
+    if (rows == kRows) return micro_rows<kRows>(panel, weights, num_blocks, tile, next, resumes);
+    if (rows == 2) return micro_rows<2>(panel, weights, num_blocks, tile, next, resumes);
+    micro_rows<1>(panel, weights, num_blocks, tile, next, resumes);
   }
 };

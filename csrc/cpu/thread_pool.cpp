@@ -34,6 +34,10 @@ constexpr std::uint64_t kWakeStep = std::uint64_t{1} << 32;
 
 std::uint32_t region_of(std::uint64_t generation) { return static_cast<std::uint32_t>(generation); }
 constexpr std::size_t kScratchAlignment = 64;
+// How far a thread's speed moves towards what a region showed, and how far from the mean it may go.
+constexpr double kSpeedStep = 0.5;
+constexpr double kSlowest = 0.5;
+constexpr double kFastest = 2.0;
 
 std::atomic<bool> is_giving_way{false};
 
@@ -71,6 +75,28 @@ struct ThreadPool::State {
     std::atomic<std::int64_t> value{0};
   };
   Counter counters[kMaxWorkLists];
+  struct alignas(64) Pace {
+    std::chrono::steady_clock::time_point start;
+    double rows_per_second = 0.0;  // in this region; 0: not known
+  };
+  std::vector<Pace> paces;     // of each thread
+  std::vector<double> speeds;  // what they showed so far, against their mean; changed between regions only
+
+  // After a region of all threads: takes over what it showed, where each of them had a share.
+  void learn_speeds() {
+    double sum = 0.0;
+    bool all_known = true;
+    for (const Pace& pace : paces) {
+      all_known = all_known && pace.rows_per_second > 0.0;
+      sum += pace.rows_per_second;
+    }
+    const double mean = sum / static_cast<double>(paces.size());
+    for (std::size_t i = 0; i < paces.size(); ++i) {
+      if (all_known)
+        speeds[i] += kSpeedStep * (std::clamp(paces[i].rows_per_second / mean, kSlowest, kFastest) - speeds[i]);
+      paces[i].rows_per_second = 0.0;
+    }
+  }
 
   void worker_loop(int thread_idx) {
     std::uint64_t seen = 0;
@@ -122,6 +148,36 @@ std::int64_t ThreadContext::next(int list) noexcept {
   return pool_->state_->counters[list].value.fetch_add(1, std::memory_order_relaxed);
 }
 
+Share share_of_rows(const std::vector<double>& speeds, int thread_idx, std::int64_t num_rows, std::int64_t multiple) {
+  double before = 0.0, sum = 0.0;
+  for (int i = 0; i < static_cast<int>(speeds.size()); ++i) {
+    if (i < thread_idx) before += speeds[static_cast<std::size_t>(i)];
+    sum += speeds[static_cast<std::size_t>(i)];
+  }
+  // Both neighbours of a cut add the same numbers in the same order.
+  const auto cut = [&](double speed) {
+    const double multiples = static_cast<double>(num_rows) * (speed / sum) / static_cast<double>(multiple);
+    return std::min(num_rows, static_cast<std::int64_t>(std::llround(multiples)) * multiple);
+  };
+  const bool is_last = thread_idx + 1 == static_cast<int>(speeds.size());
+  const double after = before + speeds[static_cast<std::size_t>(thread_idx)];
+  return {thread_idx == 0 ? 0 : cut(before), is_last ? num_rows : cut(after)};
+}
+
+Share ThreadContext::share(std::int64_t num_rows, std::int64_t multiple) noexcept {
+  ThreadPool::State& state = *pool_->state_;
+  if (num_threads() == 1) return {0, num_rows};
+  state.paces[static_cast<std::size_t>(thread_idx_)].start = std::chrono::steady_clock::now();
+  return share_of_rows(state.speeds, thread_idx_, num_rows, multiple);
+}
+
+void ThreadContext::finished(const Share& share) noexcept {
+  if (num_threads() == 1) return;
+  ThreadPool::State::Pace& own = pool_->state_->paces[static_cast<std::size_t>(thread_idx_)];
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - own.start;
+  own.rows_per_second = static_cast<double>(share.end - share.begin) / std::max(taken.count(), 1e-9);
+}
+
 void* ThreadContext::scratch() const noexcept { return scratch_; }
 
 void ThreadContext::reserve(std::size_t size_bytes) {
@@ -135,6 +191,8 @@ void ThreadContext::reserve(std::size_t size_bytes) {
 
 ThreadPool::ThreadPool(int num_threads) : state_(new State) {
   state_->contexts.resize(static_cast<std::size_t>(num_threads));
+  state_->paces.resize(static_cast<std::size_t>(num_threads));
+  state_->speeds.resize(static_cast<std::size_t>(num_threads), 1.0);
   for (int i = 0; i < num_threads; ++i) {
     state_->contexts[static_cast<std::size_t>(i)].pool_ = this;
     state_->contexts[static_cast<std::size_t>(i)].thread_idx_ = i;
@@ -181,6 +239,7 @@ void ThreadPool::run(Body body, void* body_state, std::size_t scratch_bytes, boo
     pause();
     if (spins >= kSpinsBeforeYield) std::this_thread::yield();
   }
+  if (num_workers > 0) state_->learn_speeds();
 }
 
 namespace {

@@ -6,10 +6,21 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 namespace assay::cpu {
 
 class ThreadPool;
+
+// A thread's part [begin, end) of a phase's rows.
+struct Share {
+  std::int64_t begin;
+  std::int64_t end;
+};
+
+// The part of the thread at place thread_idx when num_rows are shared out in proportion to the threads' speeds, cut at
+// multiples of `multiple` rows. The parts of all threads are every row once, in order.
+Share share_of_rows(const std::vector<double>& speeds, int thread_idx, std::int64_t num_rows, std::int64_t multiple);
 
 // What a thread of a region sees. Valid only inside the region.
 class ThreadContext {
@@ -21,6 +32,11 @@ class ThreadContext {
   // The next unclaimed index of work list `list` (0..kMaxWorkLists-1), counting from 0. Lists start at 0 in
   // every region and each is used for one phase only. Offers the core to others where gives_way().
   std::int64_t next(int list) noexcept;
+  // For a phase in which every thread takes one part: this thread's of num_rows, in whole multiples of `multiple` rows.
+  // Threads that got through their rows faster in the regions before get more of them; cores are not alike fast while
+  // others use the same ones. Call finished() at the part's end. At most one such phase in a region.
+  Share share(std::int64_t num_rows, std::int64_t multiple) noexcept;
+  void finished(const Share& share) noexcept;
   // This thread's scratch, 64-byte aligned: the scratch_bytes that the region was started with. Contents are stale.
   void* scratch() const noexcept;
 

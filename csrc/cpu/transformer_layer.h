@@ -63,6 +63,8 @@ struct TransformerLayer {
   static constexpr DType kDType = kActivationDtype<Policy>;
   static constexpr std::int64_t kElement = kDType == DType::kFloat32 ? 4 : 2;
   static constexpr std::int64_t kFloat = sizeof(float);
+  // Threads' shares of the tokens are cut between panels, unless those are long: their micro-kernels take a part too.
+  static constexpr std::int64_t kShareRows = Policy::kRows <= 6 ? Policy::kRows : 2;
 
   const TransformerLayerParams& p;
   const std::int64_t hidden_size = p.attn_out.out_features;
@@ -401,32 +403,45 @@ struct TransformerLayer {
     }
   }
 
-  void finish_fused(ThreadContext& context, char* scratch) const {
-    const FusedScratch sizes = fused_scratch();
-    const std::int64_t rows_per_block = fused_rows(context.num_threads());
+  // The `rows` tokens from row0 on, from the attention's output to the end.
+  void finish_block(std::int64_t row0, std::int64_t rows, const FusedScratch& sizes, char* scratch) const {
     char* const wide_panels = scratch + sizes.wide;
     float* const normed = reinterpret_cast<float*>(scratch + sizes.normed);
     float* const block_products = reinterpret_cast<float*>(scratch + sizes.products);
-    for (std::int64_t row0; (row0 = context.next(kListOut) * rows_per_block) < num_rows;) {
-      const std::int64_t rows = min_of(rows_per_block, num_rows - row0);
-      pack_input_panels<Policy>(context_out + row0 * q_size * kElement, kDType, q_size, q_size, rows, NormView{},
-                                nullptr, scratch);
-      return_fused(scratch, p.attn_out, whole_depth<Policy>(p.attn_out), up_panel(0), attn_norms, row0, rows,
-                   block_products);
-      pack_input_panels<Policy>(stream + row0 * hidden_size, DType::kFloat32, hidden_size, hidden_size, rows,
-                                p.mlp_in_norm, normed, scratch);
-      for (std::int64_t first = 0; first < intermediate_size; first += sizes.wide_features) {
-        const std::int64_t features = min_of(sizes.wide_features, intermediate_size - first);
-        const std::int64_t num_blocks = ceil_div(features, Policy::kDepth);
-        const std::int64_t wide_panel = num_blocks * Policy::kPanelBlockBytes;
-        const char* down_part =
-            static_cast<const char*>(p.mlp_down.data) + first / Policy::kDepth * Policy::kWeightBlockBytes;
-        compute_wide(scratch, rows, first, features, wide_panels, wide_panel, down_part);
-        const DepthPart part{first / Policy::kDepth, num_blocks, first + features == intermediate_size,
-                             sizes.sums_panel == 0 ? nullptr : reinterpret_cast<float*>(scratch + sizes.sums)};
-        const char* then = part.is_last ? static_cast<const char*>(p.attn_out.data) : up_panel(first + features);
-        return_fused(wide_panels, p.mlp_down, part, then, mlp_norms, row0, rows, block_products);
+    pack_input_panels<Policy>(context_out + row0 * q_size * kElement, kDType, q_size, q_size, rows, NormView{}, nullptr,
+                              scratch);
+    return_fused(scratch, p.attn_out, whole_depth<Policy>(p.attn_out), up_panel(0), attn_norms, row0, rows,
+                 block_products);
+    pack_input_panels<Policy>(stream + row0 * hidden_size, DType::kFloat32, hidden_size, hidden_size, rows,
+                              p.mlp_in_norm, normed, scratch);
+    for (std::int64_t first = 0; first < intermediate_size; first += sizes.wide_features) {
+      const std::int64_t features = min_of(sizes.wide_features, intermediate_size - first);
+      const std::int64_t num_blocks = ceil_div(features, Policy::kDepth);
+      const std::int64_t wide_panel = num_blocks * Policy::kPanelBlockBytes;
+      const char* down_part =
+          static_cast<const char*>(p.mlp_down.data) + first / Policy::kDepth * Policy::kWeightBlockBytes;
+      compute_wide(scratch, rows, first, features, wide_panels, wide_panel, down_part);
+      const DepthPart part{first / Policy::kDepth, num_blocks, first + features == intermediate_size,
+                           sizes.sums_panel == 0 ? nullptr : reinterpret_cast<float*>(scratch + sizes.sums)};
+      const char* then = part.is_last ? static_cast<const char*>(p.attn_out.data) : up_panel(first + features);
+      return_fused(wide_panels, p.mlp_down, part, then, mlp_norms, row0, rows, block_products);
+    }
+  }
+
+  void finish_fused(ThreadContext& context, char* scratch) const {
+    const FusedScratch sizes = fused_scratch();
+    const std::int64_t rows_per_block = fused_rows(context.num_threads());
+    if (rows_per_block * context.num_threads() >= num_rows) {
+      // One block for every thread: nobody can take over what another is late with, so the cut has to be right.
+      const Share share = context.share(num_rows, kShareRows);
+      const std::int64_t most = sizes.max_panels * Policy::kRows;
+      for (std::int64_t row0 = share.begin; row0 < share.end; row0 += most) {
+        finish_block(row0, min_of(most, share.end - row0), sizes, scratch);
       }
+      return context.finished(share);
+    }
+    for (std::int64_t row0; (row0 = context.next(kListOut) * rows_per_block) < num_rows;) {
+      finish_block(row0, min_of(rows_per_block, num_rows - row0), sizes, scratch);
     }
   }
 

@@ -27,7 +27,8 @@ union EmulatedLanes {
 };
 static_assert(sizeof(EmulatedLanes) == 64);
 
-// Inlined even into code that is compiled without optimisation: a function that takes 512 bits by value has no ABI here.
+// Inlined even into code that is compiled without optimisation: a function that takes 512 bits by value has no ABI
+// here.
 #define ASSAY_EMULATED [[gnu::always_inline]] static inline
 
 ASSAY_EMULATED EmulatedLanes emulated_lanes(__m512 v) { return {.floats = v}; }
@@ -50,20 +51,20 @@ ASSAY_EMULATED __m512i emulated_integers(Op op) {
   return out.integers;
 }
 
-#define ASSAY_EMULATED_FLOATS_1(name)                                              \
-  ASSAY_EMULATED __m512 emulated_##name(__m512 a) {                                \
-    const EmulatedLanes x = emulated_lanes(a);                                     \
-    return emulated_floats([&](int half) { return _mm256_##name(x.f[half]); });    \
+#define ASSAY_EMULATED_FLOATS_1(name)                                           \
+  ASSAY_EMULATED __m512 emulated_##name(__m512 a) {                             \
+    const EmulatedLanes x = emulated_lanes(a);                                  \
+    return emulated_floats([&](int half) { return _mm256_##name(x.f[half]); }); \
   }
-#define ASSAY_EMULATED_FLOATS_2(name)                                                         \
-  ASSAY_EMULATED __m512 emulated_##name(__m512 a, __m512 b) {                                 \
-    const EmulatedLanes x = emulated_lanes(a), y = emulated_lanes(b);                         \
-    return emulated_floats([&](int half) { return _mm256_##name(x.f[half], y.f[half]); });    \
+#define ASSAY_EMULATED_FLOATS_2(name)                                                      \
+  ASSAY_EMULATED __m512 emulated_##name(__m512 a, __m512 b) {                              \
+    const EmulatedLanes x = emulated_lanes(a), y = emulated_lanes(b);                      \
+    return emulated_floats([&](int half) { return _mm256_##name(x.f[half], y.f[half]); }); \
   }
-#define ASSAY_EMULATED_INTEGERS_2(name)                                                       \
-  ASSAY_EMULATED __m512i emulated_##name(__m512i a, __m512i b) {                              \
-    const EmulatedLanes x = emulated_lanes(a), y = emulated_lanes(b);                         \
-    return emulated_integers([&](int half) { return _mm256_##name(x.i[half], y.i[half]); });  \
+#define ASSAY_EMULATED_INTEGERS_2(name)                                                      \
+  ASSAY_EMULATED __m512i emulated_##name(__m512i a, __m512i b) {                             \
+    const EmulatedLanes x = emulated_lanes(a), y = emulated_lanes(b);                        \
+    return emulated_integers([&](int half) { return _mm256_##name(x.i[half], y.i[half]); }); \
   }
 
 ASSAY_EMULATED_FLOATS_1(sqrt_ps)
@@ -104,9 +105,7 @@ ASSAY_EMULATED __m512i emulated_ternarylogic(__m512i a, __m512i b, __m512i c) {
     uint32_t bits = 0;
     for (int row = 0; row < 8; ++row) {
       if (!(kTable >> row & 1)) continue;
-      const auto matches = [row](int32_t v, int place) {
-        return static_cast<uint32_t>(row >> place & 1 ? v : ~v);
-      };
+      const auto matches = [row](int32_t v, int place) { return static_cast<uint32_t>(row >> place & 1 ? v : ~v); };
       bits |= matches(x.i32[lane], 2) & matches(y.i32[lane], 1) & matches(z.i32[lane], 0);
     }
     out.i32[lane] = static_cast<int32_t>(bits);
@@ -190,9 +189,8 @@ ASSAY_EMULATED __m512i emulated_blend(__mmask16 mask, __m512i a, __m512i b) {
 
 // Masked loads and stores touch no byte of a lane that is masked out: it may lie on a page that is not there.
 ASSAY_EMULATED __m512 emulated_load_masked(__mmask16 mask, const float* from) {
-  return emulated_floats([&](int half) {
-    return _mm256_maskload_ps(from + 8 * half, emulated_lane_mask(mask >> 8 * half));
-  });
+  return emulated_floats(
+      [&](int half) { return _mm256_maskload_ps(from + 8 * half, emulated_lane_mask(mask >> 8 * half)); });
 }
 ASSAY_EMULATED void emulated_store_masked(float* to, __mmask16 mask, __m512 v) {
   const EmulatedLanes x = emulated_lanes(v);
