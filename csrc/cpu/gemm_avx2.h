@@ -71,4 +71,44 @@ inline void fixed_add_block(const char* x, const char* w, __m256i (&acc)[3][4]) 
 #undef ASSAY_FIXED_ADD
 }
 
+// acc += x . w for x [4][128] unsigned bytes and w [32][16] quads of signed ones, by VPMADDUBSW: two quads meet in
+// int16, which the ranges of both keep from saturating.
+inline void int8_add_block(const char* x, const char* w, __m256i (&acc)[4][2]) {
+#define ASSAY_INT8_SUM(sum)              \
+  "vpaddw %%ymm6, %%ymm5, %%ymm5\n\t"    \
+  "vpmaddwd %[ones], %%ymm5, %%ymm5\n\t" \
+  "vpaddd %%ymm5, %[" #sum "], %[" #sum "]\n\t"
+#define ASSAY_INT8_ROW(row, octet) \
+  "vbroadcastss " #row " * 128 + " #octet " * 8(%[x]), %%ymm3\n\t"                                            \
+  "vbroadcastss " #row " * 128 + " #octet " * 8 + 4(%[x]), %%ymm4\n\t"                                        \
+  "vpmaddubsw %%ymm0, %%ymm3, %%ymm5\n\t"                                                                     \
+  "vpmaddubsw %%ymm2, %%ymm4, %%ymm6\n\t" ASSAY_INT8_SUM(low##row)                                            \
+  "vpmaddubsw %%ymm1, %%ymm3, %%ymm5\n\t"                                                                     \
+  "vpmaddubsw " #octet " * 128 + 96(%[w]), %%ymm4, %%ymm6\n\t" ASSAY_INT8_SUM(high##row)
+#define ASSAY_INT8_OCTET(octet)                                                                       \
+  "vmovdqu " #octet                                                                                   \
+  " * 128(%[w]), %%ymm0\n\t"                                                                          \
+  "vmovdqu " #octet                                                                                   \
+  " * 128 + 32(%[w]), %%ymm1\n\t"                                                                     \
+  "vmovdqu " #octet " * 128 + 64(%[w]), %%ymm2\n\t" ASSAY_INT8_ROW(0, octet) ASSAY_INT8_ROW(1, octet) \
+      ASSAY_INT8_ROW(2, octet) ASSAY_INT8_ROW(3, octet)
+  const char* weights = w;
+  const char* inputs = x;
+  __asm__("mov $8, %%ecx\n"
+          "1:\n\t" ASSAY_INT8_OCTET(0) ASSAY_INT8_OCTET(1)
+          "add $16, %[x]\n\t"
+          "add $256, %[w]\n\t"
+          "dec %%ecx\n\t"
+          "jnz 1b"
+          : [low0] "+x"(acc[0][0]), [high0] "+x"(acc[0][1]), [low1] "+x"(acc[1][0]), [high1] "+x"(acc[1][1]),
+            [low2] "+x"(acc[2][0]), [high2] "+x"(acc[2][1]), [low3] "+x"(acc[3][0]), [high3] "+x"(acc[3][1]),
+            [x] "+r"(inputs), [w] "+r"(weights)
+          : [ones] "x"(_mm256_set1_epi16(1)), "m"(*reinterpret_cast<const char (*)[4 * 128]>(x)),
+            "m"(*reinterpret_cast<const char (*)[32 * 64]>(w))
+          : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "ecx", "cc");
+#undef ASSAY_INT8_OCTET
+#undef ASSAY_INT8_ROW
+#undef ASSAY_INT8_SUM
+}
+
 #undef ASSAY_TILE_SUMS

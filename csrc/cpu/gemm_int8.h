@@ -68,6 +68,32 @@ struct Int8 {
     }
   }
 
+  // The integer sums of one depth block: kUsedRows x kCols.
+  template <int kUsedRows>
+  static void add_block(const char* panel, const char* weights, IntVec (&acc)[kUsedRows][kFmaVecs]) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    if constexpr (kUsedRows == kRows) return int8_add_block(panel, weights, acc);
+#endif
+    for (int octet = 0; octet < kOctets; ++octet) {
+      const char* x = panel + octet * 8;
+      const char* w = weights + octet * kCols * 8;
+      IntVec first[kFmaVecs], second[kFmaVecs];
+#pragma GCC unroll 8
+      for (int j = 0; j < kFmaVecs; ++j) {
+        first[j] = int_load(w + j * kVecWidth * 4);
+        second[j] = int_load(w + (kCols + j * kVecWidth) * 4);
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < kUsedRows; ++r) {
+        const IntVec input = int_broadcast(x + r * kDepth);
+#pragma GCC unroll 8
+        for (int j = 0; j < kFmaVecs; ++j) {
+          acc[r][j] = add_octets(acc[r][j], input, x + r * kDepth + 4, first[j], second[j]);
+        }
+      }
+    }
+  }
+
   template <int kUsedRows>
   static void micro_rows(const char* panel, const char* weights, std::int64_t num_blocks, float* tile,
                          const Prefetch& next, bool resumes) {
@@ -79,24 +105,7 @@ struct Int8 {
 #pragma GCC unroll 8
         for (int j = 0; j < kFmaVecs; ++j) acc[r][j] = int_zero();
       }
-      for (int octet = 0; octet < kOctets; ++octet) {
-        const char* x = panel + octet * 8;
-        const char* w = weights + octet * kCols * 8;
-        IntVec first[kFmaVecs], second[kFmaVecs];
-#pragma GCC unroll 8
-        for (int j = 0; j < kFmaVecs; ++j) {
-          first[j] = int_load(w + j * kVecWidth * 4);
-          second[j] = int_load(w + (kCols + j * kVecWidth) * 4);
-        }
-#pragma GCC unroll 16
-        for (int r = 0; r < kUsedRows; ++r) {
-          const IntVec input = int_broadcast(x + r * kDepth);
-#pragma GCC unroll 8
-          for (int j = 0; j < kFmaVecs; ++j) {
-            acc[r][j] = add_octets(acc[r][j], input, x + r * kDepth + 4, first[j], second[j]);
-          }
-        }
-      }
+      add_block<kUsedRows>(panel, weights, acc);
       const float* row_scales = reinterpret_cast<const float*>(panel + kRows * kDepth);
       const float* col_scales = reinterpret_cast<const float*>(weights + kWeightScales);
       const float* col_sums = reinterpret_cast<const float*>(weights + kWeightSums);

@@ -147,8 +147,11 @@ def longest_sequence(plan: Plan, max_model_len: int | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class LoadedWeights:
-    """What a plan's checkpoint became. heads: by task. num_bytes: as the sizes in the checkpoint have it. arithmetic: of
-    the products in the layers (`product_arithmetic`)."""
+    """What a plan's checkpoint became.
+
+    heads: by task. num_bytes: as the sizes in the checkpoint have it. arithmetic: of the products in the layers
+    (`product_arithmetic`).
+    """
 
     backbone: Backbone
     heads: dict[str, TaskHead]
