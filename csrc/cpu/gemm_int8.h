@@ -95,8 +95,8 @@ struct Int8 {
   }
 
   template <int kUsedRows>
-  static void micro_rows(const char* panel, const char* weights, std::int64_t num_blocks, float* tile,
-                         const Prefetch& next, bool resumes) {
+  [[gnu::noinline]] static void micro_rows(const char* panel, const char* weights, std::int64_t num_blocks, float* tile,
+                                           const Prefetch& next, bool resumes) {
     for (std::int64_t block = 0; block < num_blocks; ++block) {
       next.block(block, kWeightBlockBytes);
       IntVec acc[kUsedRows][kFmaVecs];

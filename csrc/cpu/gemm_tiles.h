@@ -189,8 +189,8 @@ struct DotBfloat16 {
   }
 
   template <int kUsedRows>
-  static void micro_rows(const char* panel, const char* weights, std::int64_t num_blocks, float* tile,
-                         const Prefetch& next) {
+  [[gnu::noinline]] static void micro_rows(const char* panel, const char* weights, std::int64_t num_blocks, float* tile,
+                                           const Prefetch& next) {
     __m512 acc[kUsedRows][kFmaVecs];
 #pragma GCC unroll 16
     for (int r = 0; r < kUsedRows; ++r) {
