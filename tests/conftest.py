@@ -23,14 +23,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """The instruction set in use for this test; the one before comes back after it."""
-    module = cpu_isas.module_of(request.param)
-    monkeypatch.setattr(ops, "cpu_module", lambda: module)
-    before = module.active_isa()
-    module.set_active_isa(request.param)
-    yield request.param
-    module.set_active_isa(before)
+    with cpu_isas.active(cpu_isas.module_of(request.param), request.param):
+        yield request.param
 
 
 @pytest.fixture

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
-from assay import ops
+import pytest
 
-BUILD = Path(__file__).parents[1] / "build" / "emulation"
+import emulated_modules
+from assay import ops
 
 
 @functools.cache
 def emulation() -> ModuleType | None:
     """The build in which AVX2 code stands for AVX-512 instructions (make emulation), or None where there is none."""
-    for path in sorted(BUILD.glob("_cpu.*.so")):
-        spec = importlib.util.spec_from_file_location("_cpu", path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-    return None
+    return emulated_modules.load("_cpu")
 
 
 @functools.cache
@@ -51,3 +46,16 @@ def module_of(isa: str) -> ModuleType:
     if isa in OWN.testable_isas() or emulated is None:
         return OWN
     return emulated
+
+
+@contextmanager
+def active(module: ModuleType, isa: str) -> Iterator[None]:
+    """`isa` in use, on that build, for everything that goes through `assay.ops`; what was before comes back."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ops, "cpu_module", lambda: module)
+        before = module.active_isa()
+        module.set_active_isa(isa)
+        try:
+            yield
+        finally:
+            module.set_active_isa(before)

@@ -5,18 +5,16 @@ The emulation is slow: small shapes."""
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import emulated_modules
 from assay import ops
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-BUILD = Path(__file__).parents[1] / "build" / "emulation"
 
 
 @dataclass(frozen=True)
@@ -52,18 +50,7 @@ def rounding(dtype: torch.dtype, exact: torch.Tensor) -> float:
     return float(torch.finfo(dtype).eps) / 2 * max(1.0, float(exact.abs().max()))
 
 
-def load_emulation() -> Any:
-    """The emulated module, or None where it was not built."""
-    for path in sorted(BUILD.glob("_cuda_emulated.*.so")):
-        spec = importlib.util.spec_from_file_location("_cuda_emulated", path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-    return None
-
-
-EMULATION = load_emulation()
+EMULATION: Any = emulated_modules.load("_cuda_emulated")
 CUDA: Any = ops.cuda_module()
 
 has_gpu = CUDA is not None and CUDA.device_count() > 0 and torch.cuda.is_available()

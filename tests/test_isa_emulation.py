@@ -13,16 +13,15 @@ from assay import ops
 EMULATED = {"avx512", "avx512_bf16"}
 
 
-def both(monkeypatch: pytest.MonkeyPatch, isa: str, compute: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
-    """`compute` on the installed module and on the emulation."""
+def both(isa: str, compute: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
+    """`compute` on the installed module and on the emulation; skips where one of them cannot."""
+    emulated = cpu_isas.emulation()
+    if isa not in cpu_isas.OWN.testable_isas() or emulated is None:
+        pytest.skip(f"needs a machine with {isa}, and the emulated module (make emulation)")
     results = []
-    for module in (cpu_isas.OWN, cpu_isas.emulation()):
-        assert module is not None
-        monkeypatch.setattr(ops, "cpu_module", lambda module=module: module)
-        before = module.active_isa()
-        module.set_active_isa(isa)
-        results.append(compute())
-        module.set_active_isa(before)
+    for module in (cpu_isas.OWN, emulated):
+        with cpu_isas.active(module, isa):
+            results.append(compute())
     return results
 
 
@@ -38,16 +37,14 @@ def test_emulation_has_every_path_that_is_not_plain() -> None:
 
 @pytest.mark.parametrize("arithmetic", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("name", sorted(EMULATED))
-def test_products_have_the_hardware_s_bits(name: str, arithmetic: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if name not in cpu_isas.OWN.testable_isas() or cpu_isas.emulation() is None:
-        pytest.skip(f"needs a machine with {name}, and the emulated module (make emulation)")
+def test_products_have_the_hardware_s_bits(name: str, arithmetic: str) -> None:
     torch.manual_seed(0)
     x, weight, bias = torch.randn(53, 200), torch.randn(70, 200), torch.randn(70)
 
     def compute() -> torch.Tensor:
-        return ops.linear(x, ops.pack_weight(weight, bias, arithmetic), "gelu")
+        return ops.linear(x, ops.pack_weight(weight, bias, arithmetic), activation="gelu")
 
-    hardware, emulated = both(monkeypatch, name, compute)
+    hardware, emulated = both(name, compute)
     if name == "avx512_bf16" and arithmetic == "bfloat16":
         # Makers differ in how VDPBF16PS rounds between its two products.
         torch.testing.assert_close(emulated, hardware, rtol=1e-5, atol=1e-4)
@@ -57,9 +54,7 @@ def test_products_have_the_hardware_s_bits(name: str, arithmetic: str, monkeypat
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", sorted(EMULATED))
-def test_attention_has_the_hardware_s_bits(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    if name not in cpu_isas.OWN.testable_isas() or cpu_isas.emulation() is None:
-        pytest.skip(f"needs a machine with {name}, and the emulated module (make emulation)")
+def test_attention_has_the_hardware_s_bits(name: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(150, 4, 40).to(dtype) for _ in range(3))
     cu_seqlens = torch.tensor([0, 1, 34, 150], dtype=torch.int32)
@@ -67,7 +62,7 @@ def test_attention_has_the_hardware_s_bits(name: str, dtype: torch.dtype, monkey
     def compute() -> torch.Tensor:
         return ops.attention_varlen(q, k, v, cu_seqlens, 116, is_causal=True).float()
 
-    hardware, emulated = both(monkeypatch, name, compute)
+    hardware, emulated = both(name, compute)
     if name == "avx512_bf16" and dtype == torch.bfloat16:
         torch.testing.assert_close(emulated, hardware, rtol=1e-2, atol=1e-2)
     else:

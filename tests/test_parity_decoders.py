@@ -12,7 +12,7 @@ from tiny_decoders import CASES, LENGTHS, answers
 
 STRIDE = {"scalar": 4, "amx_emulated": 4, "emulated": 2}
 """Slow paths run a part of the inputs, the longest among them."""
-THREE_PRODUCTS_SLACK = 1.6
+THREE_PRODUCTS_SLACK = {"gte-mixed-ntk": 1.6}
 """On AMX tiles dtype="auto" computes float32 from three bfloat16 products. Of these models, which magnify in their few
 layers what is lost, one takes 1.5 times the budget, the others at most 0.8 (docs/kernels-linear.md). dtype="float32"
 keeps it."""
@@ -28,7 +28,7 @@ def test_float32_logits_match_transformers(name, isa, tmp_path_factory):
     model = load(expected.folder)
     assert model.dtype == "float32"
     ours = run(model, [Sequence(ids) for ids in _chosen(isa, expected.ids)])
-    slack = THREE_PRODUCTS_SLACK if isa.startswith("amx") else 1.0
+    slack = THREE_PRODUCTS_SLACK.get(name, 1.0) if isa.startswith("amx") else 1.0
     assert max_error(ours, _chosen(isa, expected.float32)) <= slack * float32_budget(expected.float32)
 
 

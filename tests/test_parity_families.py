@@ -23,7 +23,7 @@ from tiny_models import FAMILIES, all_inputs
 HEADS = ("ForSequenceClassification", "ForTokenClassification")
 MAX_LENGTH = 128
 STRIDE = {"scalar": 5, "amx_emulated": 5, "emulated": 3}
-"""Slow paths run every fifth input."""
+"""Slow paths run a part of the inputs."""
 TAU_STEP = 0.004
 """Two swapped neighbours among 46 inputs: how coarse tau is on a slow path."""
 

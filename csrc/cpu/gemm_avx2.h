@@ -4,11 +4,6 @@
 // "memory" clobber would put the sums into memory and back.
 #pragma once
 
-#define ASSAY_TILE_SUMS(acc)                                                                            \
-  [low0] "+x"(acc[0][0]), [high0] "+x"(acc[0][1]), [low1] "+x"(acc[1][0]), [high1] "+x"(acc[1][1]),     \
-      [low2] "+x"(acc[2][0]), [high2] "+x"(acc[2][1]), [low3] "+x"(acc[3][0]), [high3] "+x"(acc[3][1]), \
-      [low4] "+x"(acc[4][0]), [high4] "+x"(acc[4][1]), [low5] "+x"(acc[5][0]), [high5] "+x"(acc[5][1])
-
 // acc += x . w for x [6][16] and w [16][16] float32.
 inline void fma_add_block(const float* x, const float* w, Vec (&acc)[6][2]) {
 #define ASSAY_FMA_ROW(row, depth)          \
@@ -26,7 +21,9 @@ inline void fma_add_block(const float* x, const float* w, Vec (&acc)[6][2]) {
               ASSAY_FMA_DEPTH(5) ASSAY_FMA_DEPTH(6) ASSAY_FMA_DEPTH(7) ASSAY_FMA_DEPTH(8) ASSAY_FMA_DEPTH(9)
                   ASSAY_FMA_DEPTH(10) ASSAY_FMA_DEPTH(11) ASSAY_FMA_DEPTH(12) ASSAY_FMA_DEPTH(13) ASSAY_FMA_DEPTH(14)
                       ASSAY_FMA_DEPTH(15)
-          : ASSAY_TILE_SUMS(acc)
+          : [low0] "+x"(acc[0][0]), [high0] "+x"(acc[0][1]), [low1] "+x"(acc[1][0]), [high1] "+x"(acc[1][1]),
+            [low2] "+x"(acc[2][0]), [high2] "+x"(acc[2][1]), [low3] "+x"(acc[3][0]), [high3] "+x"(acc[3][1]),
+            [low4] "+x"(acc[4][0]), [high4] "+x"(acc[4][1]), [low5] "+x"(acc[5][0]), [high5] "+x"(acc[5][1])
           : [x] "r"(x), [w] "r"(w), "m"(*reinterpret_cast<const float (*)[96]>(x)),
             "m"(*reinterpret_cast<const float (*)[256]>(w))
           : "xmm0", "xmm1", "xmm2");
@@ -110,5 +107,3 @@ inline void int8_add_block(const char* x, const char* w, __m256i (&acc)[4][2]) {
 #undef ASSAY_INT8_ROW
 #undef ASSAY_INT8_SUM
 }
-
-#undef ASSAY_TILE_SUMS

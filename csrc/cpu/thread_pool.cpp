@@ -77,13 +77,15 @@ struct ThreadPool::State {
   Counter counters[kMaxWorkLists];
   struct alignas(64) Pace {
     std::chrono::steady_clock::time_point start;
-    double rows_per_second = 0.0;  // in this region; 0: not known
+    double rows_per_second = 0.0;  // in the last region with shares; the caller's is 0 again once learnt from
   };
   std::vector<Pace> paces;     // of each thread
   std::vector<double> speeds;  // what they showed so far, against their mean; changed between regions only
 
-  // After a region of all threads: takes over what it showed, where each of them had a share.
+  // After a region of all threads: takes over what it showed, where each of them had a share. Most regions have none:
+  // they cost one look at the caller's own pace.
   void learn_speeds() {
+    if (paces[0].rows_per_second == 0.0) return;
     double sum = 0.0;
     bool all_known = true;
     for (const Pace& pace : paces) {
@@ -91,11 +93,10 @@ struct ThreadPool::State {
       sum += pace.rows_per_second;
     }
     const double mean = sum / static_cast<double>(paces.size());
-    for (std::size_t i = 0; i < paces.size(); ++i) {
-      if (all_known)
-        speeds[i] += kSpeedStep * (std::clamp(paces[i].rows_per_second / mean, kSlowest, kFastest) - speeds[i]);
-      paces[i].rows_per_second = 0.0;
+    for (std::size_t i = 0; all_known && i < paces.size(); ++i) {
+      speeds[i] += kSpeedStep * (std::clamp(paces[i].rows_per_second / mean, kSlowest, kFastest) - speeds[i]);
     }
+    paces[0].rows_per_second = 0.0;
   }
 
   void worker_loop(int thread_idx) {

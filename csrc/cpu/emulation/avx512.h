@@ -79,15 +79,9 @@ ASSAY_EMULATED_INTEGERS_2(add_epi32)
 ASSAY_EMULATED_INTEGERS_2(max_epi32)
 ASSAY_EMULATED_INTEGERS_2(maddubs_epi16)
 ASSAY_EMULATED_INTEGERS_2(madd_epi16)
+ASSAY_EMULATED_INTEGERS_2(and_si256)
+ASSAY_EMULATED_INTEGERS_2(or_si256)
 
-ASSAY_EMULATED __m512i emulated_and(__m512i a, __m512i b) {
-  const EmulatedLanes x = emulated_lanes(a), y = emulated_lanes(b);
-  return emulated_integers([&](int half) { return _mm256_and_si256(x.i[half], y.i[half]); });
-}
-ASSAY_EMULATED __m512i emulated_or(__m512i a, __m512i b) {
-  const EmulatedLanes x = emulated_lanes(a), y = emulated_lanes(b);
-  return emulated_integers([&](int half) { return _mm256_or_si256(x.i[half], y.i[half]); });
-}
 ASSAY_EMULATED __m512i emulated_shift_left(__m512i a, int bits) {
   const EmulatedLanes x = emulated_lanes(a);
   return emulated_integers([&](int half) { return _mm256_slli_epi32(x.i[half], bits); });
@@ -326,7 +320,7 @@ ASSAY_EMULATED __m512i emulated_dpbusd(__m512i sum, __m512i a, __m512i b) {
 #define _mm512_add_epi16(a, b) emulated_add_epi16(a, b)
 #define _mm512_add_epi32(a, b) emulated_add_epi32(a, b)
 #define _mm512_add_ps(a, b) emulated_add_ps(a, b)
-#define _mm512_and_si512(a, b) emulated_and(a, b)
+#define _mm512_and_si512(a, b) emulated_and_si256(a, b)
 #define _mm512_castps_si512(a) emulated_lanes(a).integers
 #define _mm512_castsi512_ps(a) emulated_lanes(a).floats
 #undef _mm512_cmp_ps_mask
@@ -350,7 +344,7 @@ ASSAY_EMULATED __m512i emulated_dpbusd(__m512i sum, __m512i a, __m512i b) {
 #define _mm512_max_ps(a, b) emulated_max_ps(a, b)
 #define _mm512_min_ps(a, b) emulated_min_ps(a, b)
 #define _mm512_mul_ps(a, b) emulated_mul_ps(a, b)
-#define _mm512_or_si512(a, b) emulated_or(a, b)
+#define _mm512_or_si512(a, b) emulated_or_si256(a, b)
 #define _mm512_reduce_add_ps(a) emulated_reduce_add(a)
 #define _mm512_reduce_max_epi32(a) emulated_reduce_max(a)
 #define _mm512_reduce_max_ps(a) emulated_reduce_max(a)
