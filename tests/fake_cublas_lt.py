@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 import cuda_devices
+import emulated_modules
 
-PATH = cuda_devices.BUILD / "libassay_fake_cublas_lt.so"
+PATH = emulated_modules.BUILD / "libassay_fake_cublas_lt.so"
 BEHAVIOURS = (
     "invariant",
     "order_by_rows",

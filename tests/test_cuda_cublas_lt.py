@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import cuda_devices
+import emulated_modules
 import reference
 from fake_cublas_lt import BEHAVIOURS, PATH, FakeCublasLt
 
@@ -116,7 +117,7 @@ def test_library_product_matches_float64(
 @cuda_devices.needs_emulation
 def test_environment_chooses_the_products(fake_cublas_lt: FakeCublasLt, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_cublas_lt.suggest("invariant")
-    missing = str(cuda_devices.BUILD / "no_such_library.so")
+    missing = str(emulated_modules.BUILD / "no_such_library.so")
     workspace = torch.empty(0, dtype=torch.uint8)
     assert fake_cublas_lt.open().version == 130000
     library = EMULATION.open_cublas_lt(workspace, [missing, str(PATH)])
