@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+from typing import Any
 
 from assay import LLM
 from assay.memory import own_memory
@@ -28,7 +29,7 @@ def lengths(total: int, longest: int, rng: random.Random) -> list[int]:
 def main() -> None:
     asked = json.loads(sys.argv[1])
     llm = LLM(**asked["llm"])
-    model = llm.session.model
+    model: Any = llm.session.model
     # A table in the mapped file gets its pages as rows are used: all of them now, to see what else grows.
     float(model.backbone.embeddings.word.amax())
     rng = random.Random(0)

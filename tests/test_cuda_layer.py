@@ -335,6 +335,7 @@ def test_cuda_layer_refuses_wrong_calls(device: Device) -> None:
         stream=device.stream(),
     )
     device.module.transformer_layer(**good)
+    changes: dict[str, Any]
     for changes, message in [
         ({"hidden_states": torch.zeros(4, 47)}, r"hidden_states must have shape \[\*, 48\], got \[4, 47\]"),
         ({"cos": None}, "cos must be a torch.Tensor, got None"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -342,7 +343,8 @@ def test_a_bfloat16_checkpoint_stays_bfloat16(copy, tmp_path_factory):
     expected = answers(tmp_path_factory, "gemma")
     folder = copy("gemma", lambda tensors: {key: value.to(torch.bfloat16) for key, value in tensors.items()})
     model = load(folder)
-    assert (model.dtype, model.backbone.embeddings.word.dtype) == ("bfloat16", torch.bfloat16)
+    backbone: Any = model.backbone
+    assert (model.dtype, backbone.embeddings.word.dtype) == ("bfloat16", torch.bfloat16)
     ours = run(model, [Sequence(expected.ids[idx]) for idx in SHORT])
     exact = [expected.float32[idx] for idx in SHORT]
     assert max_error(ours, exact) <= 1.1 * max_error(expected.bfloat16, expected.float32)
@@ -350,8 +352,8 @@ def test_a_bfloat16_checkpoint_stays_bfloat16(copy, tmp_path_factory):
 
 def test_layers_share_the_tables_they_have_in_common(tmp_path_factory):
     for name, count in (("qwen2", 1), ("gemma2", 1), ("gemma3", 2), ("gpt2", 0)):
-        ropes = load(answers(tmp_path_factory, name).folder).backbone.ropes
-        assert len({id(rope) for rope in ropes if rope is not None}) == count
+        backbone: Any = load(answers(tmp_path_factory, name).folder).backbone
+        assert len({id(rope) for rope in backbone.ropes if rope is not None}) == count
 
 
 def test_working_memory_follows_the_length_that_is_asked_for(tmp_path_factory):
@@ -359,7 +361,7 @@ def test_working_memory_follows_the_length_that_is_asked_for(tmp_path_factory):
     from assay.models import load_model
 
     files = resolve_model(answers(tmp_path_factory, "gemma3").folder)
-    models = [
+    models: list[Any] = [
         load_model(
             files,
             HFConfig.from_folder(files.folder),

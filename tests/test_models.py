@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -129,7 +130,7 @@ def test_token_classify_of_a_sequence_classifier_gives_the_class_of_its_first_to
 )
 def test_the_last_layer_is_laid_out_for_rows_where_the_task_reads_one_token(tmp_path_factory, head, kind, folds, dtype):
     config = PoolerConfig() if kind is None else PoolerConfig(pooling_type=kind)
-    model = load(checkpoint(tmp_path_factory, "Bert", head), config=config, dtype=dtype)
+    model: Any = load(checkpoint(tmp_path_factory, "Bert", head), config=config, dtype=dtype)
     *others, last = [layer.layer.packed.size_bytes for layer in model.backbone.layers]
     assert [size < last for size in others] == [folds] * len(others)
     assert folds is model.heads[model.task].reads_one_token

@@ -125,7 +125,7 @@ def test_nemotron_is_known_by_architecture_and_tokenizer(tmp_path: Path) -> None
     assert run(folder(tmp_path, tokenizers.qwen2(), NEMOTRON, "other")).match is None
 
 
-SEED_PAGE = {
+SEED_PAGE: dict[str, tuple[Any, ...]] = {
     "qwen3-reranker": (
         tokenizers.qwen3,
         QWEN3,
