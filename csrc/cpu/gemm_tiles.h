@@ -37,6 +37,8 @@ struct Prefetch {
   }
 };
 
+inline std::int64_t min_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+inline std::int64_t max_of(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
 inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 inline std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_div(a, b) * b; }
 

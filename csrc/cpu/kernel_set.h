@@ -19,7 +19,9 @@
 #else
 #include "cpu/gemm_int8.h"
 #endif
+#include "cpu/gemm_policies.h"
 #include "cpu/norm.h"
+#include "cpu/gemm_finish.h"
 #include "cpu/gemm.h"
 #include "cpu/head_products.h"
 #include "cpu/attention.h"

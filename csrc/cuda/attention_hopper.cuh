@@ -151,7 +151,7 @@ struct HopperTile {
       T* target = rows + row(r) * stride + key(0);
 #pragma unroll
       for (int i = 0; i < kHeadDim / 8; ++i) {
-        const std::uint32_t bits = pack_pair(T(), sums[4 * i + 2 * r] * factor[r], sums[4 * i + 2 * r + 1] * factor[r]);
+        const std::uint32_t bits = pack_pair<T>(sums[4 * i + 2 * r] * factor[r], sums[4 * i + 2 * r + 1] * factor[r]);
         *reinterpret_cast<std::uint32_t*>(target + 8 * i) = sees_keys[r] ? bits : 0u;
       }
     }

@@ -4,40 +4,15 @@
 #pragma once
 
 #include "cuda/attention_walk.cuh"
+#include "cuda/convert.cuh"
 
 namespace assay::cuda {
-
-__device__ inline std::uint32_t pack_pair(__half, float low, float high) {
-  const __half2 pair = __floats2half2_rn(low, high);
-  std::uint32_t bits;
-  memcpy(&bits, &pair, sizeof(bits));
-  return bits;
-}
-
-__device__ inline std::uint32_t pack_pair(__nv_bfloat16, float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  std::uint32_t bits;
-  memcpy(&bits, &pair, sizeof(bits));
-  return bits;
-}
-
-__device__ inline float2 unpack_pair(__half, std::uint32_t bits) {
-  __half_raw low, high;
-  low.x = static_cast<unsigned short>(bits);
-  high.x = static_cast<unsigned short>(bits >> 16);
-  return {__half2float(low), __half2float(high)};
-}
-
-__device__ inline float2 unpack_pair(__nv_bfloat16, std::uint32_t bits) {
-  // A bfloat16 is the upper half of a float32.
-  return {__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000u)};
-}
 
 // Two weights as one register of T. The rounded ones are what is summed, so that the weights of a row add up to 1.
 template <typename T>
 __device__ inline std::uint32_t round_weights(float low, float high, float& sum) {
-  const std::uint32_t bits = pack_pair(T(), low, high);
-  const float2 rounded = unpack_pair(T(), bits);
+  const std::uint32_t bits = pack_pair<T>(low, high);
+  const float2 rounded = unpack_pair<T>(bits);
   sum += rounded.x + rounded.y;
   return bits;
 }
@@ -150,7 +125,7 @@ struct MmaTile {
       T* target = rows + row(r) * stride + 2 * (lane % 4);
 #pragma unroll
       for (int i = 0; i < 2 * kDepths; ++i) {
-        const std::uint32_t bits = pack_pair(T(), sums[i][2 * r] * factor[r], sums[i][2 * r + 1] * factor[r]);
+        const std::uint32_t bits = pack_pair<T>(sums[i][2 * r] * factor[r], sums[i][2 * r + 1] * factor[r]);
         if (8 * i < head_dim) *reinterpret_cast<std::uint32_t*>(target + 8 * i) = sees_keys[r] ? bits : 0u;
       }
     }

@@ -16,7 +16,7 @@ inline __device__ __nv_bfloat162 rounded_pair(__nv_bfloat16, float low, float hi
 inline __device__ float2 float_pair(__half2 pair) { return __half22float2(pair); }
 inline __device__ float2 float_pair(__nv_bfloat162 pair) { return __bfloat1622float2(pair); }
 
-// Two numbers of T to and from a word of memory.
+// Two numbers of T to and from a word: of memory, or a register of a tensor-core fragment.
 template <typename T>
 inline __device__ std::uint32_t pack_pair(float low, float high) {
   const auto pair = rounded_pair(T{}, low, high);

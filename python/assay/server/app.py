@@ -142,24 +142,27 @@ def _add_routes(app: FastAPI, state: ServerState) -> dict[tuple[str, str], Handl
         gets["/tokenizer_info"] = info.tokenizer
     # Plain routes: the bodies are read and checked by hand, and the framework's machinery for arguments costs time.
     # They are tried in order: those that ask for signs of life come first.
-    asked = {path: handler for path, handler in gets.items() if path in OPEN_PATHS}
-    others = {path: handler for path, handler in gets.items() if path not in OPEN_PATHS}
-    first = [_route(path, handler, "GET") for path, handler in asked.items()]
-    first += [_route(path, handler, "POST") for path, handler in posts.items()]
+    asked = {path: _named(path, handler) for path, handler in gets.items() if path in OPEN_PATHS}
+    others = {path: _named(path, handler) for path, handler in gets.items() if path not in OPEN_PATHS}
+    busy = {path: _named(path, handler) for path, handler in posts.items()}
+    first = [Route(path, handler, methods=["GET"]) for path, handler in asked.items()]
+    first += [Route(path, handler, methods=["POST"]) for path, handler in busy.items()]
     app.router.routes[:0] = first
-    app.router.routes += [_route(path, handler, "GET") for path, handler in others.items()]
-    app.router.routes.append(_route("/ping", info.health, "POST"))
+    app.router.routes += [Route(path, handler, methods=["GET"]) for path, handler in others.items()]
+    app.router.routes.append(Route("/ping", asked["/ping"], methods=["POST"]))
     app.openapi = lambda: page(app.title, app.version, [*posts, "/ping"], gets)  # type: ignore[method-assign]
     exact = {("GET", path): handler for path, handler in asked.items()}
-    return exact | {("POST", path): handler for path, handler in posts.items()}
+    return exact | {("POST", path): handler for path, handler in busy.items()}
 
 
-def _route(path: str, handler: Handler, method: str) -> Route:
+def _named(path: str, handler: Handler) -> Handler:
+    """The handler, whose requests are counted under the path."""
+
     async def named(request: Request) -> Response:
         request.scope[RECORD]["route"] = path
         return await handler(request)
 
-    return Route(path, named, methods=[method])
+    return named
 
 
 def _add_layers(app: _Application, exact: dict[tuple[str, str], Handler], state: ServerState, access: Access) -> None:

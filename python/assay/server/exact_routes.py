@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from assay.server.auth import route_path
-from assay.server.edge import RECORD
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -44,7 +43,6 @@ class ExactRoutes:
         if handler is None or self._layers:
             await self._framework(scope, receive, send)
             return
-        scope[RECORD]["route"] = path
         request = Request(scope, receive, send)
         try:
             response = await handler(request)
