@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,13 @@ def load_sentence_transformers(setup: Setup, dtype: str) -> list[Contender]:
     return [SentenceTransformers(model, dtype, size) for size in setup.batch_sizes]
 
 
+def load_untuned_sentence_transformers(setup: Setup) -> list[Contender]:
+    """One CrossEncoder, float32, the batch size that `predict` has when nobody gives one."""
+    model = SentenceTransformers.load(setup, "float32")
+    size = inspect.signature(model.predict).parameters["batch_size"].default
+    return [SentenceTransformers(model, "float32", size)]
+
+
 def load_onnx_runtime(setup: Setup, path: Path, name: str) -> list[Contender]:
     """One session, every batch size."""
     session, tokenizer = OnnxRuntime.load(path, setup.num_threads), PaddedTokenizer(setup.checkpoint, setup.clock)
@@ -146,6 +154,7 @@ def load_openvino(setup: Setup, precision: str) -> list[Contender]:
 
 LOADERS: dict[str, Loader] = {
     "st-f32": lambda setup: load_sentence_transformers(setup, "float32"),
+    "st-f32-untuned": load_untuned_sentence_transformers,
     "st-bf16": lambda setup: load_sentence_transformers(setup, "bfloat16"),
     "ort-f32": lambda setup: load_onnx_runtime(setup, fuse_float32(setup.checkpoint, setup.cache), "float32 fused"),
     "ort-int8": lambda setup: load_onnx_runtime(setup, quantize_int8(setup.checkpoint, setup.cache), "int8 dynamic"),

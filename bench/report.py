@@ -13,7 +13,7 @@ from contender import FloatArray
 from measure import Measurement, shown
 from workload import Workload
 
-REFERENCE_PEERS = ("st-f32", "ort-f32", "openvino-auto")
+REFERENCE_PEERS = ("st-f32", "st-f32-untuned", "ort-f32", "openvino-auto")
 Limits = dict[str, float | None]
 
 
