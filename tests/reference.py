@@ -44,18 +44,30 @@ def operand(x: Tensor, arithmetic: str, isa: str, *, is_weight: bool = False) ->
         has_vnni = isa in ("avx512_bf16", "amx", "amx_emulated")
         run = x.shape[1] if isa.startswith("amx") else 128
         if is_weight:
-            return fixed_point(x, 127 if has_vnni else 64, run)
-        return byte_steps(x, 255 if has_vnni else 127, run)
+            return fixed_point(x, 127 if has_vnni else together_steps(x, run), run)
+        return byte_steps(x, 255 if has_vnni else 181, run)
     return fixed_point(x) if arithmetic == "bfloat16" and isa == "avx2" else x
 
 
-def fixed_point(x: Tensor, steps: int = 4095, run: int = 128) -> Tensor:
+def together_steps(weight: Tensor, run: int) -> Tensor:
+    """[rows, num_runs, 1]: what the largest weight of a run becomes where the products of four weights meet in int16.
+
+    The four are two neighbours and the two that stand four behind them; those of one sign may come to 181.
+    """
+    runs = torch.nn.functional.pad(weight, (0, -weight.shape[1] % run)).unflatten(1, (-1, run))
+    fours = runs.unflatten(2, (-1, 2, 2, 2)).transpose(3, 4).flatten(4, 5)
+    together = torch.maximum(fours.clamp(min=0).sum(-1), -fours.clamp(max=0).sum(-1)).amax((2, 3))[..., None]
+    return (179 * (runs.abs().amax(-1, keepdim=True) / together)).nan_to_num(127.0).floor().clamp(max=127.0)
+
+
+def fixed_point(x: Tensor, steps: int | Tensor = 4095, run: int = 128) -> Tensor:
     """x [rows, depth] float32 to whole multiples of 1 / steps of the largest of each `run` numbers of a row."""
     depth = x.shape[1]
     runs = torch.nn.functional.pad(x, (0, -depth % run)).unflatten(1, (-1, run))
     largest = runs.abs().amax(-1, keepdim=True)
     # A number / tensor rounds twice.
-    integers = (runs * (torch.full_like(largest, steps) / largest)).nan_to_num().round()
+    steps = steps if isinstance(steps, Tensor) else torch.full_like(largest, steps)
+    integers = (runs * (steps / largest)).nan_to_num().round()
     return (integers * (largest / steps)).flatten(1)[:, :depth]
 
 

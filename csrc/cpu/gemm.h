@@ -336,7 +336,7 @@ const char* arithmetic_name(Arithmetic arithmetic) {
 #if defined(ASSAY_AMX)
   if (arithmetic == Arithmetic::kInt8) return "8-bit integer tile products";
 #else
-  if (arithmetic == Arithmetic::kInt8) return kInputSteps == 255 ? "8-bit integer products" : "7-bit integer products";
+  if (arithmetic == Arithmetic::kInt8) return "8-bit integer products";
 #endif
 #if defined(ASSAY_AMX)
   return arithmetic == Arithmetic::kFloat32 ? "float32 as three bfloat16 tile products" : "bfloat16 tile products";

@@ -1,6 +1,7 @@
 // Products of the int8 mode on vector units: every run of kDepth inputs of a token, and of a weight's row, shares one
-// float32 scale and becomes whole numbers, up to kInputSteps and kWeightLargest. A run's products are exact
-// in int32; runs are added in float32 in order. Included inside an ISA's namespace after gemm_tiles.h and run_scale.h.
+// float32 scale and becomes whole numbers, as large as kInputSteps, kWeightLargest and kWeightsTogether allow. A run's
+// products are exact in int32; runs are added in float32 in order. Included inside an ISA's namespace after
+// gemm_tiles.h and run_scale.h.
 //
 // Inputs are multiplied as unsigned bytes, above the least of their run; a weight's run carries its sum, by which that
 // least is multiplied.
@@ -50,12 +51,31 @@ struct Int8 {
     }
   }
 
+  // The whole number that the largest weight of a run becomes: most runs reach kWeightLargest, because four weights
+  // that meet seldom have one sign and all that size.
+  static float weight_steps(const float* run) {
+    float largest = 0.0f, together = 0.0f;
+    for (int octet = 0; octet < kDepth; octet += 8) {
+      float above[2] = {}, below[2] = {};
+      for (int d = 0; d < 8; ++d) {
+        const float weight = run[octet + d];
+        float& sum = weight > 0.0f ? above[d / 2 % 2] : below[d / 2 % 2];
+        sum += fabsf(weight);
+        largest = fmaxf(largest, fabsf(weight));
+      }
+      for (int lane = 0; lane < 2; ++lane) together = fmaxf(together, fmaxf(above[lane], below[lane]));
+    }
+    // Rounding adds up to a half to each of four.
+    const float steps = floorf((kWeightsTogether - 2) * (largest / together));
+    return steps < kWeightLargest ? steps : kWeightLargest;
+  }
+
   static void pack_weight(const PackWeightParams& p, std::int64_t row, char* panel, int col) {
     for (std::int64_t depth0 = 0; depth0 < p.in_features; depth0 += kDepth) {
       char* block = panel + depth0 / kDepth * kWeightBlockBytes;
       alignas(kCacheLine) float run[kDepth] = {};
       for (int d = 0; d < kDepth && depth0 + d < p.in_features; ++d) run[d] = weight_at(p, row, depth0 + d);
-      const RunScale scale(largest_bits<kDepth>(run), kWeightLargest);
+      const RunScale scale(largest_bits<kDepth>(run), weight_steps(run));
       std::int32_t sum = 0;
       for (int d = 0; d < kDepth; ++d) {
         const float integer = rintf(run[d] * scale.to_int);

@@ -2,17 +2,19 @@
 // Included inside an ISA's namespace after its vec_*.h.
 //
 // add_octets adds to each int32 lane the eight products of a token's unsigned bytes x0[4], x1[4] with its signed bytes
-// w0[4], w1[4]. Without VNNI the products meet in int16: kInputSteps and kWeightLargest are as large as four of them
-// allow (2 * 2 * 127 * 64 < 2^15), so that nothing saturates.
+// w0[4], w1[4]. Without VNNI four products meet in an int16, those of two neighbours of x0 and of the two at their
+// place in x1. Inputs are not negative, so nothing saturates where of four such weights neither those above zero nor
+// those below come to more than kWeightsTogether: 181 * 181 < 2^15.
 #pragma once
 
 #if defined(__AVX512VNNI__)
-constexpr int kInputSteps = 255;  // the largest byte of an input
-constexpr int kWeightLargest = 127;
+constexpr int kInputSteps = 255;           // the largest byte of an input
+constexpr int kWeightsTogether = 4 * 128;  // never: products meet in int32
 #else
-constexpr int kInputSteps = 127;
-constexpr int kWeightLargest = 64;
+constexpr int kInputSteps = 181;
+constexpr int kWeightsTogether = 181;
 #endif
+constexpr int kWeightLargest = 127;
 
 #if defined(__AVX512F__)
 using IntVec = __m512i;
@@ -91,7 +93,7 @@ inline void store_bytes(const float* from, Vec least, Vec factor, char* to) {
   const __m256i high = _mm256_packs_epi32(integers(2), integers(3));
   // The packs work within halves of a register: every four bytes of the result have to be put back in order.
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
+  const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bytes);
 }
 #else
