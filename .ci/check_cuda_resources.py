@@ -1,8 +1,9 @@
-"""Reads what ptxas says about every kernel (-Xptxas=-v) and fails on stack frames and spills.
+"""Reads what ptxas says about every kernel (-Xptxas=-v) and fails on stack frames, spills and serialised products.
 
     python .ci/check_cuda_resources.py build/cuda-build.log 80 90a
 
-A kernel whose registers spill, or whose arrays went to local memory, is slow without being wrong: only this shows it.
+A kernel whose registers spill, or whose arrays went to local memory, is slow without being wrong: only this shows it. So
+is one whose asynchronous products (wgmma) ptxas makes wait for each other, which it tells as mere information.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ ALLOWED: dict[str, str] = {}
 ENTRY = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\w+)'")
 PROPERTIES = re.compile(r"Function properties for (\w+)")
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+SERIALISED = re.compile(r"\(C75\d\d\)")
 REGISTERS = re.compile(r"Used (\d+) registers")
 
 
@@ -65,7 +67,10 @@ def read(log: str) -> tuple[list[Frame], int]:
 
 def main(path: str, *archs: str) -> int:
     """Prints what is wrong, then one line in any case; the exit status."""
-    frames, registers = read(Path(path).read_text(encoding="utf-8"))
+    log = Path(path).read_text(encoding="utf-8")
+    frames, registers = read(log)
+    serialised = [line for line in log.splitlines() if SERIALISED.search(line)]
+    print(*serialised, sep="\n", end="\n" if serialised else "")
     missing = set(archs) - {frame.arch for frame in frames}
     if not frames or missing:
         print(f"no report for sm {' '.join(sorted(missing))}: compile with -Xptxas=-v, from scratch")
@@ -81,7 +86,7 @@ def main(path: str, *archs: str) -> int:
         print(f"allowed a stack frame, but has none: {' '.join(sorted(unused))}")
     allowed = f", {len(ALLOWED)} kernels allowed a stack frame" if ALLOWED else ", no stack frames and no spills"
     print(f"{len(frames)} functions, at most {registers} registers{allowed if not bad else f', {len(bad)} not clean'}")
-    return 1 if bad or unused else 0
+    return 1 if bad or unused or serialised else 0
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import machine
 from assay import ops
-from bench_cuda_pool_head import commit, measure
+from bench_cuda_pool_head import measure
 
 NUM_ROWS = (128, 1024, 16384)
 WORKSPACE_BYTES = 32 << 20
@@ -138,7 +139,7 @@ def main() -> None:
             "torch": torch.__version__,
             "cublas_lt": library.version,
             "date": date,
-            "commit": commit(),
+            "commit": machine.commit(),
         }
         path.write_text(json.dumps({**report, "rows": rows}, indent=1) + "\n", encoding="utf-8")
         print(path)

@@ -180,6 +180,16 @@ def show(result: dict[str, Any]) -> None:
         )
 
 
+def save(results: list[dict[str, Any]], folder: Path, card: str) -> None:
+    """Write the JSON file of this day and card, over one of this run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+    report = {"card": card, "date": date, "commit": machine.commit(), "machine": machine.describe()}
+    path = folder / f"gpu-models-{date}-{card.lower().replace(' ', '-')}.json"
+    path.write_text(json.dumps({**report, "results": results}, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {path.name}", flush=True)
+
+
 def main() -> None:
     """Run, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -205,15 +215,8 @@ def main() -> None:
             continue
         results.append(bench(name, contenders, arguments.cache, arguments.device))
         show(results[-1])
-    if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        card = "cpu" if arguments.device == "cpu" else torch.cuda.get_device_name()
-        slug = card.lower().replace(" ", "-")
-        date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
-        report = {"card": card, "date": date, "commit": machine.commit(), "machine": machine.describe()}
-        path = arguments.out / f"gpu-models-{date}-{slug}.json"
-        path.write_text(json.dumps({**report, "results": results}, indent=1) + "\n", encoding="utf-8")
-        print(f"wrote {path.name}")
+        if arguments.out:  # after every model: the next one may be stopped
+            save(results, arguments.out, "cpu" if arguments.device == "cpu" else torch.cuda.get_device_name())
 
 
 if __name__ == "__main__":

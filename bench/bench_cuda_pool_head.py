@@ -9,13 +9,13 @@ import argparse
 import datetime
 import json
 import statistics
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import machine
 from assay import ops
 
 SHAPES = [(1, 128, 384), (32, 128, 384), (256, 96, 768), (256, 512, 1024)]
@@ -101,12 +101,6 @@ def bench_head(num_rows: int, hidden_size: int, num_labels: int = 2) -> dict[str
     return {"op": "classifier_head", "ours": ours, "torch": measure(torch_head), "error": error}
 
 
-def commit() -> str:
-    """The commit of the working tree, "-dirty" where it was changed."""
-    result = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return result.stdout.strip() or "unknown"
-
-
 def main() -> None:
     """Run, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -131,7 +125,7 @@ def main() -> None:
         date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
         card = torch.cuda.get_device_name()
         path = arguments.out / f"cuda_pool_head_sm{module.sm()}_{date}.json"
-        report = {"card": card, "sm": module.sm(), "torch": torch.__version__, "date": date, "commit": commit()}
+        report = {"card": card, "sm": module.sm(), "torch": torch.__version__, "date": date, "commit": machine.commit()}
         path.write_text(json.dumps({**report, "rows": rows}, indent=1) + "\n", encoding="utf-8")
         print(path)
 

@@ -65,9 +65,12 @@ def version(package: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The commit of the working tree, with -dirty if it has changes; None outside git."""
+    """The commit of the working tree, with -dirty if it has changes; None outside git or without it."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-    result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    try:
+        result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except OSError:  # no git on this machine: no reason to lose what was measured
+        return None
     return result.stdout.strip() or None
 
 

@@ -18,6 +18,7 @@ causal = pytest.mark.parametrize("is_causal", [False, True], ids=["bidirectional
 SETTINGS: list[dict[str, Any]] = [
     {},
     {"is_causal": True},
+    {"is_causal": True, "softmax_scale": 3.0},  # large scores, whose roundings would show
     {"is_causal": True, "window_size": (50, 20), "soft_cap": 5.0},
     {"window_size": (20, 7), "alibi_slopes": torch.tensor([0.5, 0.25, 0.125, 0.0625])},
 ]
@@ -25,7 +26,7 @@ SETTINGS: list[dict[str, Any]] = [
 
 @on_devices
 @dtypes
-@pytest.mark.parametrize("settings", SETTINGS, ids=["plain", "causal", "capped", "alibi"])
+@pytest.mark.parametrize("settings", SETTINGS, ids=["plain", "causal", "sharp", "capped", "alibi"])
 def test_cuda_attention_is_batch_invariant(device: Device, dtype: torch.dtype, settings: dict[str, Any]) -> None:
     """Alone, in other orders and in other company."""
     lengths = [97, 1, 14, 0, 33, 130, 8, 29, 64]
@@ -39,7 +40,7 @@ def test_cuda_attention_is_batch_invariant(device: Device, dtype: torch.dtype, s
 
 @on_devices
 @dtypes
-@pytest.mark.parametrize("settings", SETTINGS[1:], ids=["causal", "capped", "alibi"])
+@pytest.mark.parametrize("settings", SETTINGS[1:], ids=["causal", "sharp", "capped", "alibi"])
 def test_cuda_attention_of_some_queries_equals_all(
     device: Device, dtype: torch.dtype, settings: dict[str, Any]
 ) -> None:
@@ -58,11 +59,12 @@ def test_cuda_attention_of_some_queries_equals_all(
 def test_cuda_attention_of_wide_sequences_has_the_bits_of_some_queries(device: Device, dtype: torch.dtype) -> None:
     """A wide sequence's blocks of 128 rows, taken by halves; the last half has no rows."""
     batch = make_batch([560], dtype, num_heads=1)
-    whole = run(device, batch, is_causal=True)
-    for first, last in [(60, 70), (120, 160), (540, 560)]:
-        some = type(batch)(batch.q[first:last], batch.k, batch.v, [last - first], [560])
-        positions = torch.tensor([first], dtype=torch.int32)
-        assert torch.equal(run(device, some, query_positions=positions, is_causal=True), whole[first:last])
+    for settings in SETTINGS[1:3]:
+        whole = run(device, batch, **settings)
+        for first, last in [(60, 70), (120, 160), (540, 560)]:
+            some = type(batch)(batch.q[first:last], batch.k, batch.v, [last - first], [560])
+            positions = torch.tensor([first], dtype=torch.int32)
+            assert torch.equal(run(device, some, query_positions=positions, **settings), whole[first:last])
 
 
 @on_devices

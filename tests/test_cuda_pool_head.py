@@ -242,4 +242,4 @@ def test_cuda_module_refuses_wrong_arguments(module: Any) -> None:
 @on_modules
 def test_cuda_module_loads_without_a_gpu(module: Any) -> None:
     assert module.device_count() >= 0
-    assert "80" in module.built_for()
+    assert module.built_for().split()[0][:2].isdigit()  # "80 90a", or what the build was asked for

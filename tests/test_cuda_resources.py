@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+SERIALISED = "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized\n"
 CHECK = Path(__file__).parents[1] / ".ci" / "check_cuda_resources.py"
 NAME = "_ZN5assay4cuda12_GLOBAL__N_111norm_kernelIfEEvNS0_10NormParamsEb"
 
@@ -28,6 +29,7 @@ ptxas info    : Used 40 registers, used 1 barriers, 1024 bytes smem, 465 bytes c
         (report("80") + report("90a"), 0, "2 functions, at most 40 registers, no stack frames and no spills"),
         (report("80") + report("90a", stack=8), 1, "norm_kernel sm_90a: 8 bytes of stack, 0 spilled, 0 read back"),
         (report("80", 0, 16, 24) + report("90a"), 1, "norm_kernel sm_80: 0 bytes of stack, 16 spilled, 24 read back"),
+        (report("80") + SERIALISED + report("90a"), 1, "(C7510) Potential Performance Loss"),
         (report("80"), 1, "no report for sm 90a"),
         ("", 1, "no report for sm 80 90a"),
     ],

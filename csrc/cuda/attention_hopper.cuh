@@ -1,6 +1,10 @@
 // Attention over wide sequences on sm_90a: 128 query rows a block, as two warpgroups of 64 that multiply and weigh,
 // and a thread that has the tiles of keys and values copied into a ring ahead of them.
 //
+// The tensor cores are to have work at all times. A warpgroup starts the scores of a tile and the sums of the one
+// before together, and weighs the scores while the sums are under way. The two warpgroups start by turns, so that one
+// weighs while the other's scores are computed (both after FlashAttention-3, arXiv 2407.08608, section 3).
+//
 // What a row's bits depend on is what attention_walk.cuh says, with tiles of kHopperKeyTile keys and blocks of rows
 // that begin at multiples of 128 of the sequence's first. Copies read past a sequence's end, into its neighbour: those
 // keys are hidden, and those values are made zeros, since a weight of zero times NaN is NaN.
@@ -37,7 +41,8 @@ struct HopperShared {
   static constexpr int kBoxes = kHeadDim / kBoxColumns;
   static constexpr int kTileBytes = kBoxes * kBoxBytes;
   static constexpr int kSlots = kHeadDim == 64 ? 8 : 6;
-  static constexpr int kBytes = (1 + kSlots) * kTileBytes + (2 * kSlots + 2) * static_cast<int>(sizeof(PhaseBarrier));
+  static constexpr int kBarriers = 2 * kSlots + 2 + kHopperWarpgroups;
+  static constexpr int kBytes = (1 + kSlots) * kTileBytes + kBarriers * static_cast<int>(sizeof(PhaseBarrier));
   static_assert(kBytes <= 227 * 1024, "what a block may have on sm_90");
 
   unsigned char* queries;
@@ -46,6 +51,7 @@ struct HopperShared {
   PhaseBarrier* emptied;  // [kSlots], by every warp that multiplies
   PhaseBarrier* queries_filled;
   PhaseBarrier* queries_emptied;
+  PhaseBarrier* turns;  // [kHopperWarpgroups], each given by every warp of the other warpgroup
 
   __device__ explicit HopperShared(unsigned char* memory)
       : queries(memory),
@@ -53,7 +59,8 @@ struct HopperShared {
         filled(reinterpret_cast<PhaseBarrier*>(ring + kSlots * kTileBytes)),
         emptied(filled + kSlots),
         queries_filled(emptied + kSlots),
-        queries_emptied(queries_filled + 1) {}
+        queries_emptied(queries_filled + 1),
+        turns(queries_emptied + 1) {}
 
   __device__ void init_barriers() const {
     for (int slot = 0; slot < kSlots; ++slot) {
@@ -62,6 +69,9 @@ struct HopperShared {
     }
     init_barrier(queries_filled, 1);
     init_barrier(queries_emptied, kHopperWarps);
+    for (int group = 0; group < kHopperWarpgroups; ++group) {
+      init_barrier(turns + group, kHopperWarps / kHopperWarpgroups);
+    }
     fence_barrier_init();
   }
 
@@ -114,13 +124,6 @@ struct HopperTile {
       wgmma_k16_transposed<T>(sums, weights[step],
                               matrix_descriptor(values + step * 2 * kAtomBytes, kBoxBytes, kAtomBytes));
     }
-  }
-
-  __device__ void finish() {
-    wgmma_commit();
-    wgmma_wait<0>();
-    hold(scores);
-    hold(sums);
   }
 
   __device__ void shrink(int r, float factor) {
@@ -230,11 +233,12 @@ __device__ void clear_rows(unsigned char* tile, int num_rows, int group, int thr
   sync_threads(1 + group, kWarpgroupSize);
 }
 
-// A warpgroup's rows of one item. num_tiles counts the tiles it is done with.
+// A warpgroup's rows of one item. num_tiles counts the tiles it is done with, num_turns the turns it has taken: as many
+// as the item has tiles of keys, in either warpgroup.
 template <typename T, int kHeadDim>
 __device__ void attend_item(const AttentionKernelParams& p, const HopperItem& item,
                             const HopperShared<kHeadDim>& shared, int group, int thread, int queries_phase,
-                            int& num_tiles) {
+                            int& num_tiles, int& num_turns) {
   using Shared = HopperShared<kHeadDim>;
   const AttentionEntry& x = item.entry;
   const int first_row = item.first_row + group * kHopperRows, position = item.position + group * kHopperRows;
@@ -245,15 +249,25 @@ __device__ void attend_item(const AttentionKernelParams& p, const HopperItem& it
 
   const auto await = [&](int n) { wait_for_phase(shared.filled + Shared::slot(n), Shared::phase(n)); };
   // All lanes of a warp have waited for their products, so one speaks for it.
-  const auto release = [&](PhaseBarrier* emptied) {
-    if (thread % kWarpSize == 0) arrive(emptied);
+  const auto arrive_as_warp = [&](PhaseBarrier* barrier) {
+    __syncwarp();
+    if (thread % kWarpSize == 0) arrive(barrier);
   };
-  const auto release_tile = [&] { release(shared.emptied + Shared::slot(num_tiles++)); };
+  const auto release_tile = [&] { arrive_as_warp(shared.emptied + Shared::slot(num_tiles++)); };
+  const auto take_turn = [&] {
+    // The first turn of all is nobody's to give: it is the first warpgroup's.
+    wait_for_phase(shared.turns + group, num_turns++ % 2 ^ (group == 0 ? 1 : 0));
+  };
+  const auto pass_turn = [&] { arrive_as_warp(shared.turns + (kHopperWarpgroups - 1 - group)); };
   // Only what was filled can be released: the two warpgroups must not be a round apart.
   const auto skip = [&](int first, int last) {
-    for (int i = 2 * first; i < 2 * last; ++i) {
-      await(num_tiles);
-      release_tile();
+    for (int tile = first; tile < last; ++tile) {
+      take_turn();
+      pass_turn();
+      for (int part = 0; part < 2; ++part) {
+        await(num_tiles);
+        release_tile();
+      }
     }
   };
 
@@ -261,37 +275,59 @@ __device__ void attend_item(const AttentionKernelParams& p, const HopperItem& it
   wait_for_phase(shared.queries_filled, queries_phase);
   skip(item.tiles.begin, own.begin);
   if (own.begin < own.end) {
+    float factor[HopperTile<T, kHeadDim>::kRows];
     const auto weigh = [&](int tile) {
-      weigh_keys(state, p, position, num_rows, tile * kHopperKeyTile, kHopperKeyTile, x.num_keys, item.head);
+      return weigh_keys(state, p, position, num_rows, tile * kHopperKeyTile, kHopperKeyTile, x.num_keys, item.head,
+                        factor);
+    };
+    const auto release_queries = [&](int tile) {
+      if (tile + 1 == own.end) arrive_as_warp(shared.queries_emptied);
     };
     await(num_tiles);
+    take_turn();
     wgmma_fence();
     state.start_scores(queries, shared.tile(num_tiles));
-    state.finish();
+    wgmma_commit();
+    pass_turn();
+    wgmma_wait<0>();
+    hold(state.scores);
     release_tile();
-    weigh(own.begin);
+    release_queries(own.begin);
+    const bool shrinks_first = weigh(own.begin);
+    take_scores(state, shrinks_first, factor);
     for (int tile = own.begin + 1; tile < own.end; ++tile) {
-      // The values of the tile before, and these keys.
-      await(num_tiles);
+      // These keys, and the values of the tile before.
       await(num_tiles + 1);
+      take_turn();
       wgmma_fence();
       state.start_scores(queries, shared.tile(num_tiles + 1));
+      wgmma_commit();
+      await(num_tiles);
+      wgmma_fence();
       state.start_sums(shared.tile(num_tiles));
-      state.finish();
+      wgmma_commit();
+      pass_turn();
+      wgmma_wait<1>();
+      hold(state.scores);  // and not the sums, which are under way
+      release_queries(tile);
+      const bool shrinks = weigh(tile);
+      wgmma_wait<0>();
+      hold(state.sums);
       release_tile();
       release_tile();
-      weigh(tile);
+      take_scores(state, shrinks, factor);
     }
-    release(shared.queries_emptied);
     await(num_tiles);
     const int num_values = x.num_keys - (own.end - 1) * kHopperKeyTile;
     if (num_values < kHopperKeyTile) clear_rows<kHeadDim>(shared.tile(num_tiles), num_values, group, thread);
     wgmma_fence();
     state.start_sums(shared.tile(num_tiles));
-    state.finish();
+    wgmma_commit();
+    wgmma_wait<0>();
+    hold(state.sums);
     release_tile();
   } else {
-    release(shared.queries_emptied);
+    arrive_as_warp(shared.queries_emptied);
   }
   skip(own.end, item.tiles.end);
   store_rows(state, p, x, item.head, first_row, position, num_rows);
@@ -312,10 +348,10 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     return;
   }
   take_registers<kMultiplyingRegisters>();
-  int num_items = 0, num_tiles = 0;
+  int num_items = 0, num_tiles = 0, num_turns = 0;
   for_each_item(p.attention, [&](const HopperItem& item) {
     attend_item<T, kHeadDim>(p.attention, item, shared, group, static_cast<int>(threadIdx.x) % kWarpgroupSize,
-                             num_items++ % 2, num_tiles);
+                             num_items++ % 2, num_tiles, num_turns);
   });
 }
 

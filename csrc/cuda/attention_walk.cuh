@@ -100,20 +100,30 @@ __device__ void load_tile(unsigned char* tile, const typename Tile::Element* row
   }
 }
 
-// Soft cap and slopes: the scores become what softmax gets, as exponents of two.
+// Soft cap and slopes: the scores become what softmax gets, as exponents of two. Which of them a call has is asked once
+// and not for every score: behind branches of their own, scores would be computed one after the other.
 template <class Tile>
 __device__ void change_scores(Tile& tile, const AttentionKernelParams& p, int position, int first_key, int head) {
-  const float slope = p.alibi_slopes == nullptr ? 0.0f : p.alibi_slopes[head];
+  const auto for_each_score = [&](auto change) {
 #pragma unroll
-  for (int r = 0; r < Tile::kRows; ++r) {
+    for (int r = 0; r < Tile::kRows; ++r) {
 #pragma unroll
-    for (int c = 0; c < Tile::kCols; ++c) {
-      float score = tile.score(r, c) * p.softmax_scale;
-      if (p.soft_cap > 0.0f) score = p.soft_cap * Tile::tanh(score * p.soft_cap_inverse);
-      const int distance = first_key + tile.key(c) - position - tile.row(r);
-      tile.score(r, c) = (score - slope * fabsf(static_cast<float>(distance))) * kLog2E;
+      for (int c = 0; c < Tile::kCols; ++c) tile.score(r, c) = change(tile.score(r, c), r, c);
     }
+  };
+  if (p.soft_cap > 0.0f) {
+    const float inner = p.softmax_scale * p.soft_cap_inverse, outer = p.soft_cap * kLog2E;
+    for_each_score([&](float score, int, int) { return outer * Tile::tanh(score * inner); });
+  } else {
+    const float scale = p.softmax_scale * kLog2E;
+    for_each_score([&](float score, int, int) { return score * scale; });
   }
+  if (p.alibi_slopes == nullptr) return;
+  const float slope = p.alibi_slopes[head] * kLog2E;
+  for_each_score([&](float score, int r, int c) {
+    const int distance = first_key + tile.key(c) - position - tile.row(r);
+    return fmaf(-slope, fabsf(static_cast<float>(distance)), score);
+  });
 }
 
 template <class Tile>
@@ -129,44 +139,52 @@ __device__ void hide_keys(Tile& tile, const AttentionKernelParams& p, int positi
   }
 }
 
-// Scores become weights 2^(scale * (score - the row's maximum so far)); what was summed under a lower maximum shrinks.
+// Scores become weights 2^(scale * (score - the row's maximum so far)). Whether what was summed under lower maxima has
+// to shrink, and each row's factor; sums and the weights of the tile before are left alone.
 template <class Tile>
-__device__ void softmax_tile(Tile& tile, float scale) {
-  float highest[Tile::kRows];
+__device__ bool weigh_scores(Tile& tile, float scale, float (&factor)[Tile::kRows]) {
   bool has_risen = false;
 #pragma unroll
   for (int r = 0; r < Tile::kRows; ++r) {
-    highest[r] = tile.highest[r];
+    float highest = tile.highest[r];
 #pragma unroll
-    for (int c = 0; c < Tile::kCols; ++c) highest[r] = fmaxf(highest[r], tile.score(r, c));
+    for (int c = 0; c < Tile::kCols; ++c) highest = fmaxf(highest, tile.score(r, c));
     for (int step = 1; step < Tile::kRowLanes; step *= 2) {
-      highest[r] = fmaxf(highest[r], __shfl_xor_sync(kFullWarp, highest[r], step));
+      highest = fmaxf(highest, __shfl_xor_sync(kFullWarp, highest, step));
     }
-    has_risen = has_risen || highest[r] != tile.highest[r];
-  }
-  // Where no row of the warp has risen every factor is 1: left out, the bits are the same.
-  const bool shrinks = __any_sync(kFullWarp, has_risen);
-#pragma unroll
-  for (int r = 0; r < Tile::kRows; ++r) {
-    // A row without a visible key so far has only scores of -infinity, and -infinity minus itself is NaN.
-    const float offset = highest[r] == -INFINITY ? 0.0f : highest[r] * scale;
-    if (shrinks) tile.shrink(r, exp2_approx(tile.highest[r] * scale - offset));
-    tile.highest[r] = highest[r];
+    has_risen = has_risen || highest != tile.highest[r];
+    // A row without a visible key so far has only scores of -infinity, and -infinity minus itself is NaN. Rounded as a
+    // product: within a multiply-add what this rounding leaves would stay over, and a row that has not risen shrink.
+    const float offset = highest == -INFINITY ? 0.0f : __fmul_rn(highest, scale);
+    factor[r] = exp2_approx(__fmul_rn(tile.highest[r], scale) - offset);
+    tile.highest[r] = highest;
 #pragma unroll
     for (int c = 0; c < Tile::kCols; ++c) tile.score(r, c) = exp2_approx(fmaf(tile.score(r, c), scale, -offset));
   }
-  tile.take_weights();
+  // Where no row of the warp has risen every factor is 1: left out, the bits are the same.
+  return __any_sync(kFullWarp, has_risen);
 }
 
-// The scores of a tile, from first_key on, become weights. num_rows queries from `position` on are there.
+// The scores of a tile, from first_key on, become powers, as in weigh_scores. num_rows queries from `position` on are
+// there.
 template <class Tile>
-__device__ void weigh_keys(Tile& tile, const AttentionKernelParams& p, int position, int num_rows, int first_key,
-                           int key_tile, int num_keys, int head) {
+__device__ bool weigh_keys(Tile& tile, const AttentionKernelParams& p, int position, int num_rows, int first_key,
+                           int key_tile, int num_keys, int head, float (&factor)[Tile::kRows]) {
   if (p.changes_scores) change_scores(tile, p, position, first_key, head);
   // The keys that all rows see.
   const int first = position + num_rows - 1 - p.window_left, last = min(position + p.window_right, num_keys - 1);
   if (first_key < first || first_key + key_tile - 1 > last) hide_keys(tile, p, position, first_key, num_keys);
-  softmax_tile(tile, p.log2_scale);
+  return weigh_scores(tile, p.log2_scale, factor);
+}
+
+// What follows weigh_keys once nothing reads the sums and the weights of the tile before.
+template <class Tile>
+__device__ void take_scores(Tile& tile, bool shrinks, const float (&factor)[Tile::kRows]) {
+  if (shrinks) {
+#pragma unroll
+    for (int r = 0; r < Tile::kRows; ++r) tile.shrink(r, factor[r]);
+  }
+  tile.take_weights();
 }
 
 // After the last tile: sums divided by those of the weights; zeros for a row that sees no key.
@@ -259,7 +277,11 @@ __device__ void attend(const AttentionKernelParams& p, const AttentionEntry& x, 
       load_keys(tile + 1);
       cp_async_commit();
     }
-    if (is_seen) weigh_keys(state, p, position, num_rows, first_key, kKeyTile, x.num_keys, head);
+    if (is_seen) {
+      float factor[Tile::kRows];
+      const bool shrinks = weigh_keys(state, p, position, num_rows, first_key, kKeyTile, x.num_keys, head, factor);
+      take_scores(state, shrinks, factor);
+    }
     if (is_short) {
       cp_async_wait<1>();  // the values
       __syncwarp();

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "cuda/device.cuh"
 
@@ -13,8 +14,6 @@ inline __device__ __half2 rounded_pair(__half, float low, float high) { return _
 inline __device__ __nv_bfloat162 rounded_pair(__nv_bfloat16, float low, float high) {
   return __floats2bfloat162_rn(low, high);
 }
-inline __device__ float2 float_pair(__half2 pair) { return __half22float2(pair); }
-inline __device__ float2 float_pair(__nv_bfloat162 pair) { return __bfloat1622float2(pair); }
 
 // Two numbers of T to and from a word: of memory, or a register of a tensor-core fragment.
 template <typename T>
@@ -26,9 +25,14 @@ inline __device__ std::uint32_t pack_pair(float low, float high) {
 }
 template <typename T>
 inline __device__ float2 unpack_pair(std::uint32_t word) {
-  decltype(rounded_pair(T{}, 0.0f, 0.0f)) pair;
-  memcpy(static_cast<void*>(&pair), &word, sizeof(word));
-  return float_pair(pair);
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    // By hand: nvcc takes a pair of this type apart and puts it together again on the way.
+    return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xFFFF0000u));
+  } else {
+    __half2 pair;
+    memcpy(static_cast<void*>(&pair), &word, sizeof(word));
+    return __half22float2(pair);
+  }
 }
 
 template <typename T>

@@ -39,7 +39,7 @@ class Arena {
 
 // Where everything lies. Attention's buffers and the MLP's are never needed at once and share their bytes.
 struct Workspace {
-  void* input = nullptr;                      // [max_tokens, hidden_size], what a product reads
+  void* input = nullptr;                      // [max_tokens or num_rows, hidden_size], what a product reads
   void* delta = nullptr;                      // [num_rows, hidden_size], what comes back into the stream
   std::int32_t* rows_tokens = nullptr;        // [num_seqs]; these four only with rows
   std::int32_t* rows_cu_seqlens = nullptr;    // [num_seqs + 1]
@@ -58,7 +58,8 @@ struct Workspace {
     const std::int64_t num_rows = has_rows ? num_seqs : max_tokens;
     const auto ints = [](void* at) { return static_cast<std::int32_t*>(at); };
     Arena arena(start);
-    input = arena.take(max_tokens * layer.hidden_size() * element);
+    // Sequences without a token have a row all the same, so there may be more rows than tokens.
+    input = arena.take(std::max(max_tokens, num_rows) * layer.hidden_size() * element);
     delta = arena.take(num_rows * layer.hidden_size() * element);
     if (has_rows) {
       rows_tokens = ints(arena.take(num_seqs * 4));

@@ -19,6 +19,24 @@ LtProduct library_product(const Product& product) {
           .activation = product.weight.is_gated ? Activation::kNone : product.activation};
 }
 
+// No more rows at a time than the proof went to.
+void multiply_by_library(const Product& product, const ProductOperands& p, cudaStream_t stream) {
+  const LtProduct asked = library_product(product);
+  const std::int64_t element = element_size(product.weight.dtype);
+  const bool is_gated = product.weight.is_gated;
+  const std::int64_t out_stride = is_gated ? asked.features() : p.out_stride;
+  for (std::int64_t first = 0; first < p.max_rows; first += kMostProvenRows) {
+    const LtOperands operands = {.x = static_cast<const char*>(p.x) + first * p.x_stride * element,
+                                 .x_stride = p.x_stride,
+                                 .out = static_cast<char*>(is_gated ? p.scratch : p.out) + first * out_stride * element,
+                                 .out_stride = out_stride,
+                                 .num_rows = std::min(p.max_rows - first, kMostProvenRows)};
+    if (!product.cublas_lt->multiply(asked, product.algorithm, operands, stream)) {
+      throw std::runtime_error(join("cuBLASLt refused ", operands.num_rows, " rows of a product it was chosen for"));
+    }
+  }
+}
+
 }  // namespace
 
 std::int64_t Product::scratch_size(std::int64_t max_rows) const {
@@ -77,15 +95,7 @@ void launch_product(const Product& product, const ProductOperands& operands, cud
                         .num_rows = operands.num_rows},
                        GemmTile::kAuto, stream);
   }
-  const LtProduct asked = library_product(product);
-  const LtOperands library_operands = {.x = operands.x,
-                                       .x_stride = operands.x_stride,
-                                       .out = weight.is_gated ? operands.scratch : operands.out,
-                                       .out_stride = weight.is_gated ? asked.features() : operands.out_stride,
-                                       .num_rows = operands.max_rows};
-  if (!product.cublas_lt->multiply(asked, product.algorithm, library_operands, stream)) {
-    throw std::runtime_error(join("cuBLASLt refused ", operands.max_rows, " rows of a product it was chosen for"));
-  }
+  multiply_by_library(product, operands, stream);
   if (!weight.is_gated) return;
   launch_gated_activation({.gate_up = operands.scratch,
                            .out = operands.out,

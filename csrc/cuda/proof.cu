@@ -9,7 +9,6 @@
 namespace assay::cuda {
 namespace {
 
-constexpr std::int64_t kMostRows = 4096;
 constexpr std::int64_t kFewerRows[] = {1, 7, 64, 1000};
 // Rows repeat after these: a prime, so that equal rows meet every place of a tile.
 constexpr std::int64_t kDistinctRows = 61;
@@ -88,7 +87,7 @@ class Proof {
   Proof(const LtProduct& product, void* memory, cudaStream_t stream) : product_(product), stream_(stream) {
     place(memory);
     const std::int64_t depth = product.weight.in_features;
-    fill(x_, dtype(), {kMostRows, depth, kDistinctRows, 1, kScale, 1.0f}, stream);
+    fill(x_, dtype(), {kMostProvenRows, depth, kDistinctRows, 1, kScale, 1.0f}, stream);
     fill(weight_, dtype(), {product.features(), depth, product.features(), 0x9e3779b9u, 1.0f, -1.0f}, stream);
     set(bias_, row_words(), 0, stream);
     product_.weight.data = weight_;
@@ -101,10 +100,10 @@ class Proof {
 
   bool is_invariant(const CublasLt& library, const lt::Algorithm& algorithm) const {
     set(differs_, 2, 0, stream_);
-    if (!multiply(library, algorithm, kMostRows, 0xffff)) return false;
+    if (!multiply(library, algorithm, kMostProvenRows, 0xffff)) return false;
     launch_kernel(copy_kernel, blocks_of(kDistinctRows * row_words()), dim3(kThreads), 0, stream_, expected_,
                   static_cast<const std::uint16_t*>(out_), kDistinctRows * row_words());
-    compare(kMostRows);
+    compare(kMostProvenRows);
     for (const std::int64_t num_rows : kFewerRows) {
       // Another poison: what an algorithm leaves unwritten must not pass for equal.
       if (!multiply(library, algorithm, num_rows, 0x7fff)) return false;
@@ -128,10 +127,10 @@ class Proof {
       return memory == nullptr ? nullptr : static_cast<char*>(memory) + at;
     };
     const std::int64_t row_bytes = product_.weight.in_features * element_size(dtype());
-    x_ = take(kMostRows * row_bytes);
+    x_ = take(kMostProvenRows * row_bytes);
     weight_ = take(product_.features() * row_bytes);
     bias_ = take(row_words() * 2);
-    out_ = reinterpret_cast<std::uint16_t*>(take(kMostRows * row_words() * 2));
+    out_ = reinterpret_cast<std::uint16_t*>(take(kMostProvenRows * row_words() * 2));
     expected_ = reinterpret_cast<std::uint16_t*>(take(kDistinctRows * row_words() * 2));
     differs_ = reinterpret_cast<std::int32_t*>(take(sizeof(std::int32_t)));
   }

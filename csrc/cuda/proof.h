@@ -7,6 +7,9 @@
 
 namespace assay::cuda {
 
+// Rows of the largest product that `prove` compares.
+constexpr std::int64_t kMostProvenRows = 4096;
+
 // Bytes of scratch that `prove` needs, on the device, 256-byte aligned.
 std::int64_t proof_scratch_size(const LtProduct& product);
 

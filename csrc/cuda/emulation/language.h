@@ -159,8 +159,16 @@ inline float __fdividef(float x, float y) { return x / y; }
 inline float __frcp_rn(float x) { return 1.0f / x; }
 inline float __fsqrt_rn(float x) { return std::sqrt(x); }
 inline float __fdiv_rn(float x, float y) { return x / y; }
-inline float __fadd_rn(float x, float y) { return x + y; }
-inline float __fmul_rn(float x, float y) { return x * y; }
+inline float __fadd_rn(float x, float y) {
+  float sum = x + y;
+  asm("" : "+x"(sum));  // never part of a fused multiply-add
+  return sum;
+}
+inline float __fmul_rn(float x, float y) {
+  float product = x * y;
+  asm("" : "+x"(product));
+  return product;
+}
 inline float __fmaf_rn(float x, float y, float z) { return std::fma(x, y, z); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 

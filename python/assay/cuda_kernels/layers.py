@@ -22,6 +22,7 @@ class Layers(Border):
         super().__init__(module, torch_device)
         self._library: Any = None
         self._workspace: Tensor | None = None
+        self._is_library_asked = False
 
     @property
     def workspace_bytes(self) -> int:
@@ -37,9 +38,11 @@ class Layers(Border):
         """cuBLASLt's handle, opened when the first layer is made; None where our own products are used throughout."""
         import torch
 
-        if self._workspace is None and self._torch_device != "cpu":
-            self._workspace = torch.empty(GEMM_WORKSPACE_BYTES, dtype=torch.uint8, device=self._torch_device)
-            self._library = self._module.open_cublas_lt(self._workspace)
+        if not self._is_library_asked and self._torch_device != "cpu":
+            self._is_library_asked = True
+            workspace = torch.empty(GEMM_WORKSPACE_BYTES, dtype=torch.uint8, device=self._torch_device)
+            self._library = self._module.open_cublas_lt(workspace)
+            self._workspace = None if self._library is None else workspace
         return self._library
 
     def transformer_layer_workspace_size(self, layer: Any, num_tokens: int, num_seqs: int) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,19 @@ class _Captured:
 
     graph: Any
     out: Tensor
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Garbage waits: a graph of another model, destroyed in the middle of a capture, would void it."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class CudaPass:
@@ -103,7 +117,7 @@ class CudaPass:
             return
         import torch
 
-        with self._device.in_use(self._stream):
+        with self._device.in_use(self._stream), _no_collection():
             pool = torch.cuda.graph_pool_handle()
             for rung in (self._ladder[0], self._ladder[-1]):  # what is made on first use must not be made in a capture
                 self._forward(self._staging.put(example(rung), rung))
