@@ -2,8 +2,8 @@
 
     python .ci/check_cuda_resources.py build/cuda-build.log 80 90a
 
-A kernel whose registers spill, or whose arrays went to local memory, is slow without being wrong: only this shows it. So
-is one whose asynchronous products (wgmma) ptxas makes wait for each other, which it tells as mere information.
+A kernel whose registers spill, or whose arrays went to local memory, is slow without being wrong: only this shows it.
+So is one whose asynchronous products (wgmma) ptxas makes wait for each other, which it tells as mere information.
 """
 
 from __future__ import annotations
