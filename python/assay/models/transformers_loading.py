@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from assay.device import CPU
 from assay.errors import WeightsError
-from assay.models.packed_attention import NAME
+from assay.models.packed_relative import attention_name, is_relative
 from assay.models.transformers_backbone import TransformersBackbone
 from assay.models.transformers_check import Expected, check_packing
 from assay.models.transformers_head import drop_pooler, head_modules, take_head
@@ -49,7 +49,7 @@ def _from_pretrained(files: ModelFiles, outline: Outline, dtype: str) -> Any:
             files.folder,
             config=outline.config,
             dtype=getattr(torch, dtype),
-            attn_implementation=NAME,
+            attn_implementation=attention_name(outline.config),
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # to be told of all of them; none is accepted
@@ -63,6 +63,8 @@ def _from_pretrained(files: ModelFiles, outline: Outline, dtype: str) -> Any:
         raise WeightsError(f"{files.folder}: {name} has shape {tuple(found)}, config.json asks for {tuple(wanted)}")
     if info["error_msgs"]:
         raise WeightsError(f"{files.folder}: {'; '.join(info['error_msgs'])}")
+    if is_relative(outline.config):  # DeBERTa v1 keeps some biases in float32, and then cannot run in transformers
+        model = model.to(getattr(torch, dtype))
     return model.eval()
 
 
