@@ -22,7 +22,7 @@ from assay.files import resolve_model
 from assay.hf_config import HFConfig
 from assay.models import check_model, load_model
 from parity import float32_budget, max_error, mean_error
-from tiny_transformers import PACKABLE, WITHOUT_CLASSIFIER, checkpoint, head_of, sequences
+from tiny_transformers import PACKABLE, WITHOUT_CLASSIFIER, checkpoint, class_name, sequences
 
 SEQUENCE, TOKEN, MODEL = "ForSequenceClassification", "ForTokenClassification", "Model"
 
@@ -56,7 +56,7 @@ def load_packable(folder, name, dtype="float32"):
 
 @cache
 def reference(folder, name):
-    return tiny_transformers.logits(folder, name + head_of(name), sequences(14))
+    return tiny_transformers.logits(folder, class_name(name), sequences(14))
 
 
 @pytest.mark.parametrize("name", PACKABLE)
@@ -71,8 +71,7 @@ def test_bfloat16_hidden_states_are_as_close_as_transformers_bfloat16(name, tmp_
     """Every token's, because the few logits of a small set are right or wrong by chance."""
     folder, inputs = checkpoint(tmp_path_factory, name), sequences(8)
     exact, theirs = (
-        tiny_transformers.hidden_states(folder, name + head_of(name), inputs, dtype)
-        for dtype in ("float32", "bfloat16")
+        tiny_transformers.hidden_states(folder, class_name(name), inputs, dtype) for dtype in ("float32", "bfloat16")
     )
     model = load_packable(folder, name, "bfloat16")
     batch = pack(inputs, model.position_offset)
@@ -102,25 +101,31 @@ def test_float32_logits_match_transformers_on_every_isa(isa, tmp_path_factory):
     assert max_error(run(load(folder), sequences(14)), exact) <= float32_budget(exact)
 
 
-def test_pad_tokens_inside_a_text_take_the_position_transformers_gives_them(tmp_path_factory):
-    folder = checkpoint(tmp_path_factory, "XLMRobertaXL")
+@pytest.mark.parametrize("name", ["XLMRobertaXL", "MPNet"])
+def test_pad_tokens_inside_a_text_take_the_position_transformers_gives_them(name, tmp_path_factory):
+    folder = checkpoint(tmp_path_factory, name)
     inputs = [Sequence([5, 1, 9, 1, 1, 30]), Sequence([1, 17, 4])]
-    exact = tiny_transformers.logits(folder, "XLMRobertaXL" + SEQUENCE, inputs)
+    exact = tiny_transformers.logits(folder, name + SEQUENCE, inputs)
     assert max_error(run(load(folder), inputs), exact) <= float32_budget(exact)
 
 
-def test_token_types_reach_the_model(tmp_path_factory):
-    folder = checkpoint(tmp_path_factory, "Albert")
+@pytest.mark.parametrize("name", ["Albert", "DebertaV2 unshared"])
+def test_token_types_reach_the_model(name, tmp_path_factory):
+    folder = checkpoint(tmp_path_factory, name)
     types = [0, 0, 0, 1, 1, 1, 1]
     inputs = [Sequence([5, 8, 9, 10, 11, 30, 40], types), Sequence([7, 17, 4])]
-    model = transformers.AlbertForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
+    model = getattr(transformers, class_name(name)).from_pretrained(folder, attn_implementation="eager").eval()
     with torch.inference_mode():
         exact = model(torch.tensor([inputs[0].input_ids]), token_type_ids=torch.tensor([types])).logits
     assert max_error(run(load(folder), inputs)[:1], list(exact)) <= float32_budget(list(exact))
 
 
 @pytest.mark.parametrize(
-    ("name", "head"), [("Phi", TOKEN), ("Albert", TOKEN), ("Phi", MODEL), ("NomicBert", MODEL), ("EuroBert", MODEL)]
+    ("name", "head"),
+    [
+        *((name, TOKEN) for name in ("Phi", "Albert", "DebertaV2", "Deberta", "MPNet")),
+        *((name, MODEL) for name in ("Phi", "NomicBert", "EuroBert", "DebertaV2", "Deberta", "MPNet")),
+    ],
 )
 def test_other_heads_match_transformers(name, head, tmp_path_factory):
     folder = checkpoint(tmp_path_factory, name, head)
@@ -130,7 +135,9 @@ def test_other_heads_match_transformers(name, head, tmp_path_factory):
     assert max_error(run(load(folder, config=config), inputs), exact) <= float32_budget(exact)
 
 
-@pytest.mark.parametrize(("name", "pooling"), [("Phi", "LAST"), ("Albert", "CLS")])
+@pytest.mark.parametrize(
+    ("name", "pooling"), [("Phi", "LAST"), ("Albert", "CLS"), ("DebertaV2", "CLS"), ("MPNet", "CLS")]
+)
 def test_embeddings_pool_by_attention_kind(name, pooling, tmp_path_factory):
     folder = checkpoint(tmp_path_factory, name, MODEL)
     default, stated = load(folder), load(folder, config=PoolerConfig(pooling_type=pooling))
@@ -147,17 +154,31 @@ def test_a_causal_checkpoint_gives_embeddings_without_its_head(tmp_path):
     assert max_error(run(model, sequences(4)), [rows[-1] for rows in exact]) <= float32_budget(exact)
 
 
-def test_a_sentence_transformers_folder_takes_the_backbone_of_any_class(tmp_path):
-    folder = tiny_transformers.make(tmp_path / "model", "NomicBert", "ForMaskedLM")
+@pytest.mark.parametrize("name", ["NomicBert", "MPNet", "DebertaV2"])
+@pytest.mark.parametrize("has_head", [True, False])
+def test_a_sentence_transformers_folder_takes_the_backbone_of_any_class(name, has_head, tmp_path):
+    """Saved with the head it was trained with, or without it under the name of that class, as sentence-transformers
+    itself does."""
+    folder = tiny_transformers.make(tmp_path / "model", name, "ForMaskedLM")
+    exact = tiny_transformers.hidden_states(folder, name + "ForMaskedLM", sequences(4), "float32")
+    if not has_head:
+        _keep_backbone(folder)
     chain = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")]
     kinds = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for kind, path in chain]
     (folder / "modules.json").write_text(json.dumps(kinds))
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
-    exact = tiny_transformers.hidden_states(folder, "NomicBertForMaskedLM", sequences(4), "float32")
     model = load(folder)
     assert model.pooling == "mean"
     assert max_error(run(model, sequences(4)), [rows.mean(dim=0) for rows in exact]) <= float32_budget(exact)
+
+
+def _keep_backbone(folder):
+    """The tensors of the backbone alone, by the names they have in its own class."""
+    tensors = load_file(folder / "model.safetensors")
+    prefixes = ("nomic_bert.", "mpnet.", "deberta.", "model.")
+    kept = {name.partition(".")[2]: tensor for name, tensor in tensors.items() if name.startswith(prefixes)}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def test_llm_runs_texts_and_pairs_through_transformers(tmp_path):
@@ -215,11 +236,20 @@ def _rewrite(folder, change):
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("lost", ["score.weight", "model.layers.1.mlp.fc1.bias"])
-def test_a_missing_tensor_is_named(lost, tmp_path):
-    folder = tiny_transformers.make(tmp_path / "model", "Phi")
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [
+        ("Phi", "score.weight"),
+        ("Phi", "model.layers.1.mlp.fc1.bias"),
+        ("DebertaV2", "pooler.dense.weight"),
+        ("DebertaV2", "deberta.encoder.rel_embeddings.weight"),
+        ("MPNet", "mpnet.encoder.relative_attention_bias.weight"),
+    ],
+)
+def test_a_missing_tensor_is_named(name, lost, tmp_path):
+    folder = tiny_transformers.make(tmp_path / "model", name)
     _rewrite(folder, lambda tensors: tensors.pop(lost))
-    with pytest.raises(WeightsError, match=f"PhiForSequenceClassification lacks tensors {lost}"):
+    with pytest.raises(WeightsError, match=f"{name}ForSequenceClassification lacks tensors {lost}"):
         load(folder)
 
 

@@ -21,10 +21,14 @@ from tiny_transformers import make
 
 SEQUENCE = "ForSequenceClassification"
 _INTERFACE = "its attention does not go through transformers' attention interface"
+_HEADS = {"num_attention_heads": 4}
 _MATRICES = "only linear layers, embeddings and experts may hold matrices"
 REFUSED = {
-    "MPNetForSequenceClassification": ({}, _INTERFACE),
-    "DebertaV2ForSequenceClassification": ({}, _INTERFACE),
+    "DebertaForSequenceClassification": ({"talking_head": True}, r"mixes the scores .* heads \(talking_head\)"),
+    "DebertaV2ForSequenceClassification": (
+        {**_HEADS, "conv_kernel_size": 3, "conv_groups": 2},
+        rf"Conv1d.* {_MATRICES}",
+    ),
     "LongformerForSequenceClassification": ({"attention_window": [4, 4]}, _INTERFACE),
     "FNetForSequenceClassification": ({}, _INTERFACE),
     "BloomForSequenceClassification": ({"n_layer": 1, "n_head": 4}, _INTERFACE),

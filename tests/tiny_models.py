@@ -130,7 +130,7 @@ def byte_bpe_tokenizer() -> Any:
     return RobertaTokenizer(vocab=model["vocab"], merges=merges, model_max_length=128)
 
 
-def _unigram_pieces(size: int) -> list[tuple[str, float]]:
+def unigram_pieces(size: int) -> list[tuple[str, float]]:
     """Every character, and common pieces of up to four characters, scored by their frequency."""
     words = ["\u2581" + word for line in SENTENCES for word in line.split()]
     counts = Counter(
@@ -146,7 +146,7 @@ def unigram_tokenizer() -> Any:
     from transformers import XLMRobertaTokenizer
 
     special = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    vocab = [*special, *_unigram_pieces(500), ("<mask>", 0.0)]
+    vocab = [*special, *unigram_pieces(500), ("<mask>", 0.0)]
     return XLMRobertaTokenizer(vocab=vocab, model_max_length=128)
 
 
@@ -155,7 +155,7 @@ def camembert_tokenizer() -> Any:
     from transformers import CamembertTokenizer
 
     special = [("<s>NOTUSED", 0.0), ("<pad>", 0.0), ("</s>NOTUSED", 0.0), ("<unk>", 0.0), ("<unk>NOTUSED", -100.0)]
-    vocab = [*special, *_unigram_pieces(500), ("<s>", 0.0), ("</s>", 0.0), ("<mask>", 0.0)]
+    vocab = [*special, *unigram_pieces(500), ("<s>", 0.0), ("</s>", 0.0), ("<mask>", 0.0)]
     return CamembertTokenizer(vocab=vocab, model_max_length=128)
 
 

@@ -32,6 +32,15 @@ _SIZES: dict[str, Any] = {
 _DECODER: dict[str, Any] = {**_SIZES, "num_key_value_heads": 2, "head_dim": 16}
 _MIXTURE: dict[str, Any] = {**_DECODER, "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
 _ROBERTA: dict[str, Any] = {**_SIZES, "max_position_embeddings": MAX_LENGTH + 2, "type_vocab_size": 1}
+_DISENTANGLED: dict[str, Any] = {**_SIZES, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
+_DEBERTA_V3: dict[str, Any] = {
+    **_DISENTANGLED,
+    "position_buckets": 32,
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+    "position_biased_input": False,
+}
+_UNSHARED: dict[str, Any] = {**_DISENTANGLED, "max_relative_positions": 60, "embedding_size": 32, "type_vocab_size": 2}
 
 PACKABLE: dict[str, dict[str, Any]] = {
     "Albert": {**_SIZES, "embedding_size": 32},
@@ -54,8 +63,14 @@ PACKABLE: dict[str, dict[str, Any]] = {
     "Olmo2": _DECODER,
     "Cohere2": {**_DECODER, "sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"]},
     "Granite": {**_DECODER, "attention_multiplier": 0.2, "residual_multiplier": 0.5},
+    "DebertaV2": _DEBERTA_V3,
+    "DebertaV2 unshared": _UNSHARED,
+    "DebertaV2 convolution": {**_DEBERTA_V3, "conv_kernel_size": 3, "conv_act": "gelu"},
+    "DebertaV2 absolute": {**_SIZES, "relative_attention": False},
+    "Deberta": {**_DISENTANGLED, "max_relative_positions": 70, "position_biased_input": False},
+    "MPNet": {**_SIZES, "max_position_embeddings": MAX_LENGTH + 2},
 }
-"""By transformers' class name without its ending."""
+"""By transformers' class name without its ending; words behind it tell kinds of one class apart."""
 WITHOUT_CLASSIFIER = ("Olmo2", "Cohere2", "Granite")
 
 
@@ -64,9 +79,14 @@ def head_of(name: str) -> str:
     return "Model" if name in WITHOUT_CLASSIFIER else "ForSequenceClassification"
 
 
+def class_name(name: str, head: str | None = None) -> str:
+    """The transformers class of a checkpoint."""
+    return name.partition(" ")[0] + (head or head_of(name))
+
+
 def make(folder: Path, name: str, head: str | None = None, **config: Any) -> Path:
     """Write a random checkpoint of class `name` + `head`, without a tokenizer."""
-    model_class = getattr(transformers, name + (head or head_of(name)))
+    model_class = getattr(transformers, class_name(name, head))
     values = {**PACKABLE.get(name, _DECODER), "num_labels": 3, **config}
     torch.manual_seed(0)
     model = model_class(model_class.config_class(**values)).eval()
@@ -105,8 +125,9 @@ def hidden_states(folder: Path, name: str, inputs: list[Sequence], dtype: str) -
 
 
 def _load(folder: Path, name: str, dtype: str) -> Any:
-    model_class = getattr(transformers, name)
-    return model_class.from_pretrained(folder, attn_implementation="eager", dtype=getattr(torch, dtype)).eval()
+    model_class, torch_dtype = getattr(transformers, name), getattr(torch, dtype)
+    model = model_class.from_pretrained(folder, attn_implementation="eager", dtype=torch_dtype)
+    return model.to(torch_dtype).eval()  # DeBERTa v1 makes some of its biases float32
 
 
 def _outputs(model: Any, inputs: list[Sequence]) -> list[Any]:

@@ -10,6 +10,7 @@ from assay.device import CPU
 from assay.models.packed_attention import SEQUENCES, PackedSequences
 from assay.models.packed_experts import pack_experts
 from assay.models.packed_products import lanes, one_thread, pack_products
+from assay.models.packed_relative import pack_relative
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +39,7 @@ class TransformersBackbone:
         module.config.use_cache = False
         pack_products(module, arithmetic, device)
         pack_experts(module, arithmetic, device)
+        pack_relative(module, sequences, shape.max_model_len, arithmetic, device)
         return cls(shape, module, sequences)
 
     def arena_size(self, num_tokens: int, num_seqs: int) -> int:

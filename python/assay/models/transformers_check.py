@@ -14,6 +14,7 @@ from assay.batch import Sequence, pack
 from assay.errors import UnsupportedModelError
 from assay.models.packed_attention import NAME
 from assay.models.packed_products import one_thread
+from assay.models.packed_relative import is_relative
 from assay.pooler import pool
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Expected:
     @classmethod
     def measure(cls, model: Any, outline: Outline) -> Expected:
         """Run the model as transformers would, one input at a time; to be called while it still has its head."""
-        parts = (model, model.base_model)
+        parts = () if is_relative(model.config) else (model, model.base_model)
         try:
             for part in parts:  # a class may give its backbone a copy of the config
                 part.set_attn_implementation("eager")

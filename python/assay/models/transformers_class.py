@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from assay.errors import ConfigError, UnsupportedModelError
 from assay.models import packed_attention
 from assay.models.packed_experts import is_experts, is_router
+from assay.models.packed_relative import attention_name, is_relative, token_convolution
 from assay.models.transformers_head import head_modules
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ _SWITCHES = {
     "attention_chunk_size": "attends in chunks",
     "token_dropout": "scales embeddings by how many tokens of an input are masked",
     "add_cross_attention": "attends to another sequence",
+    "talking_head": "mixes the scores of attention heads",
     "quantization_config": "is quantised",
 }
 """Keys of a config that, when set, rule packing out, and why."""
@@ -78,7 +80,7 @@ def make_outline(hf_config: HFConfig, architecture: str, head: Head, is_chain: b
     model_class: Any = found
     config = _config(hf_config, model_class)
     _check_config(config, architecture)
-    _check_class(model_class, architecture)
+    _check_class(model_class, config, architecture)
     model = _on_meta(model_class, config)
     backbone = model.base_model
     if head == "embedding" and backbone is not model and not is_chain:
@@ -114,7 +116,7 @@ def _on_meta(model_class: Any, config: Any) -> Any:
     packed_attention.register()
     try:
         with torch.device("meta"):
-            return model_class._from_config(config, attn_implementation=packed_attention.NAME)
+            return model_class._from_config(config, attn_implementation=attention_name(config))
     except Exception as err:  # sizes that do not fit together, found by the class in its own way
         raise ConfigError(f"config.json: {model_class.__name__} cannot be made of it: {err}") from err
 
@@ -128,11 +130,13 @@ def _check_config(config: Any, architecture: str) -> None:
         raise UnsupportedModelError(f"{architecture} is made of several models ({parts}); only text models can run")
 
 
-def _check_class(model_class: Any, architecture: str) -> None:
+def _check_class(model_class: Any, config: Any, architecture: str) -> None:
     if model_class._is_stateful:
         raise UnsupportedModelError(
             f"{architecture} carries a state from token to token, which would leak from one packed sequence to the next"
         )
+    if is_relative(config):
+        return
     if not model_class._supports_attention_backend or not model_class._can_set_attn_implementation():
         raise UnsupportedModelError(
             f"{architecture}: its attention does not go through transformers' attention interface, so it cannot be "
@@ -148,9 +152,10 @@ def _check_modules(backbone: Any, architecture: str) -> None:
     for argument in ("input_ids", "position_ids"):
         if argument not in inspect.signature(backbone.forward).parameters:
             raise UnsupportedModelError(f"{type(backbone).__name__} takes no {argument}, which packed sequences need")
+    convolution = token_convolution(backbone)
     for name, module in backbone.named_modules():
         matrices = [key for key, value in module.named_parameters(recurse=False) if value.ndim > 1]
-        is_known = type(module) in (nn.Linear, Conv1D) or isinstance(module, nn.Embedding)
+        is_known = type(module) in (nn.Linear, Conv1D) or isinstance(module, nn.Embedding) or module is convolution
         if matrices and not (is_known or is_experts(module) or is_router(module)):
             raise UnsupportedModelError(
                 f"{architecture}: {name} ({type(module).__name__}) multiplies by {matrices[0]} itself; only linear "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from assay.device import CPU
 from assay.errors import WeightsError
-from assay.models.packed_attention import NAME
+from assay.models.packed_relative import attention_name, is_relative
 from assay.models.transformers_backbone import TransformersBackbone
 from assay.models.transformers_check import Expected, check_packing
 from assay.models.transformers_head import drop_pooler, head_modules, take_head
@@ -49,12 +49,13 @@ def _from_pretrained(files: ModelFiles, outline: Outline, dtype: str) -> Any:
             files.folder,
             config=outline.config,
             dtype=getattr(torch, dtype),
-            attn_implementation=NAME,
+            attn_implementation=attention_name(outline.config),
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # to be told of all of them; none is accepted
         )
-    for problem, names in (("lacks tensors", info["missing_keys"]), ("has no use for", info["unexpected_keys"])):
+    missing = [name for name in info["missing_keys"] if not _is_of_unused_head(name, model, outline)]
+    for problem, names in (("lacks tensors", missing), ("has no use for", info["unexpected_keys"])):
         names = [name for name in names if not _is_of_no_use(name, model, outline)]
         if names:
             raise WeightsError(f"{files.folder}: {outline.architecture} {problem} {', '.join(sorted(names))}")
@@ -62,6 +63,8 @@ def _from_pretrained(files: ModelFiles, outline: Outline, dtype: str) -> Any:
         raise WeightsError(f"{files.folder}: {name} has shape {tuple(found)}, config.json asks for {tuple(wanted)}")
     if info["error_msgs"]:
         raise WeightsError(f"{files.folder}: {'; '.join(info['error_msgs'])}")
+    if is_relative(outline.config):  # DeBERTa v1 keeps some biases in float32, and then cannot run in transformers
+        model = model.to(getattr(torch, dtype))
     return model.eval()
 
 
@@ -74,6 +77,14 @@ def _is_of_no_use(name: str, model: Any, outline: Outline) -> bool:
     if outline.shape.is_causal and name.startswith("lm_head."):
         return True
     return any(f".{buffer}".endswith(f".{name}") for buffer, _ in model.named_non_persistent_buffers())
+
+
+def _is_of_unused_head(name: str, model: Any, outline: Outline) -> bool:
+    """Whether a tensor belongs to the head of a class of which only the backbone runs: sentence-transformers saves the
+    backbone under the name of the class it came from.
+    """
+    has_head = model.base_model is not model
+    return outline.head == "embedding" and has_head and not name.startswith(f"{model.base_model_prefix}.")
 
 
 @contextmanager
