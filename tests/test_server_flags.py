@@ -132,6 +132,7 @@ def test_unknown_options_and_values_end_with_status_two(
 
 def test_every_engine_option_is_a_keyword_of_llm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is accepted, or refused for its value; none is unknown to LLM."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # "auto" may stand where a repository's name does
     values: dict[type, Any] = {str: "auto", int: 1, bool: False, float: 0.5, dict: {}}
     for name, kind in ENGINE_OPTIONS.items():
         keyword = {name.replace("-", "_"): values[kind]}

@@ -16,6 +16,7 @@
 
 #include "common/check.h"
 #include "cpu/cpu_quota.h"
+#include "cpu/gate.h"
 
 namespace assay::cpu {
 namespace {
@@ -25,14 +26,16 @@ namespace {
 constexpr std::chrono::microseconds kSpinBeforeSleep{60};
 // After wake(): tokenising a handful of texts takes less.
 constexpr std::chrono::microseconds kSpinAfterWake{2000};
-constexpr int kSpinsBeforeYield = 2000;
+// At a barrier, and at the end of a region: longer than threads with a core each wait for each other.
+constexpr int kSpinsAtBarrier = 4000;
 // Between two offers of a core. Where others do want it an offer costs the rest of a time slice, so they are not made
 // at every small work item.
 constexpr std::chrono::microseconds kGiveWayEvery{1000};
-// The generation counts regions in its low half and calls of wake() in its high half.
-constexpr std::uint64_t kWakeStep = std::uint64_t{1} << 32;
+// The generation counts regions in its low half and calls of wake() in its high half. A worker is never more than one
+// region behind, so the halves may wrap around.
+constexpr std::uint32_t kWakeStep = std::uint32_t{1} << 16;
 
-std::uint32_t region_of(std::uint64_t generation) { return static_cast<std::uint32_t>(generation); }
+std::uint16_t region_of(std::uint32_t generation) { return static_cast<std::uint16_t>(generation); }
 constexpr std::size_t kScratchAlignment = 64;
 // How far a thread's speed moves towards what a region showed, and how far from the mean it may go.
 constexpr double kSpeedStep = 0.5;
@@ -57,6 +60,15 @@ void pause() {
 #endif
 }
 
+// Until the gate's word is not `value` any more.
+void wait_while(Gate& gate, std::uint32_t value) {
+  for (int spins = 0; spins < kSpinsAtBarrier; ++spins) {
+    if (gate.load() != value) return;
+    pause();
+  }
+  gate.sleep_while(value);
+}
+
 }  // namespace
 
 struct ThreadPool::State {
@@ -66,11 +78,11 @@ struct ThreadPool::State {
   int region_threads = 1;  // threads of the region that runs
   Body body = nullptr;
   void* body_state = nullptr;
-  std::atomic<std::uint64_t> generation{0};  // a new region number starts a region
+  Gate generation;  // a new region number starts a region
   std::atomic<bool> stopping{false};
-  alignas(64) std::atomic<int> num_running{0};
+  alignas(64) Gate num_running;
   alignas(64) std::atomic<int> barrier_arrived{0};
-  alignas(64) std::atomic<std::uint64_t> barrier_phase{0};
+  alignas(64) Gate barrier_phase;
   struct alignas(64) Counter {
     std::atomic<std::int64_t> value{0};
   };
@@ -100,25 +112,25 @@ struct ThreadPool::State {
   }
 
   void worker_loop(int thread_idx) {
-    std::uint64_t seen = 0;
+    std::uint32_t seen = 0;
     while (true) {
       auto spin_until = std::chrono::steady_clock::now() + kSpinBeforeSleep;
-      while (region_of(generation.load(std::memory_order_acquire)) == region_of(seen)) {
+      while (region_of(generation.load()) == region_of(seen)) {
         pause();
         const auto now = std::chrono::steady_clock::now();
         if (now <= spin_until) continue;
-        const std::uint64_t current = generation.load(std::memory_order_acquire);
+        const std::uint32_t current = generation.load();
         if (current == seen) {
-          generation.wait(seen, std::memory_order_acquire);
+          generation.sleep_while(seen);
         } else if (region_of(current) == region_of(seen)) {
           seen = current;
           spin_until = now + kSpinAfterWake;
         }
       }
-      seen = generation.load(std::memory_order_acquire);
+      seen = generation.load();
       if (stopping.load(std::memory_order_acquire)) return;
       body(body_state, contexts[static_cast<std::size_t>(thread_idx)]);
-      num_running.fetch_sub(1, std::memory_order_acq_rel);
+      num_running.add(static_cast<std::uint32_t>(-1));
     }
   }
 };
@@ -131,17 +143,13 @@ void ThreadContext::barrier() noexcept {
   ThreadPool::State& state = *pool_->state_;
   const int num_threads = state.region_threads;
   if (num_threads == 1) return;
-  const std::uint64_t phase = state.barrier_phase.load(std::memory_order_acquire);
+  const std::uint32_t phase = state.barrier_phase.load();
   if (state.barrier_arrived.fetch_add(1, std::memory_order_acq_rel) == num_threads - 1) {
     state.barrier_arrived.store(0, std::memory_order_relaxed);
-    state.barrier_phase.store(phase + 1, std::memory_order_release);
+    state.barrier_phase.add(1);
     return;
   }
-  for (int spins = 0; state.barrier_phase.load(std::memory_order_acquire) == phase; ++spins) {
-    pause();
-    // The others may have lost their CPU to someone else; give them ours.
-    if (spins >= kSpinsBeforeYield) std::this_thread::yield();
-  }
+  wait_while(state.barrier_phase, phase);
 }
 
 std::int64_t ThreadContext::next(int list) noexcept {
@@ -205,8 +213,7 @@ ThreadPool::ThreadPool(int num_threads) : state_(new State) {
 
 ThreadPool::~ThreadPool() {
   state_->stopping.store(true, std::memory_order_release);
-  state_->generation.fetch_add(1, std::memory_order_acq_rel);
-  state_->generation.notify_all();
+  state_->generation.add(1);
   for (std::thread& worker : state_->workers) worker.join();
   for (ThreadContext& context : state_->contexts) {
     ::operator delete(context.scratch_, std::align_val_t{kScratchAlignment});
@@ -218,8 +225,7 @@ int ThreadPool::num_threads() const noexcept { return static_cast<int>(state_->c
 
 void ThreadPool::wake() noexcept {
   if (state_->workers.empty()) return;
-  state_->generation.fetch_add(kWakeStep, std::memory_order_acq_rel);
-  state_->generation.notify_all();
+  state_->generation.add(kWakeStep);
 }
 
 void ThreadPool::run(Body body, void* body_state, std::size_t scratch_bytes, bool inline_only) {
@@ -231,16 +237,15 @@ void ThreadPool::run(Body body, void* body_state, std::size_t scratch_bytes, boo
   const int num_workers = inline_only ? 0 : static_cast<int>(state_->workers.size());
   state_->region_threads = num_workers + 1;
   if (num_workers > 0) {
-    state_->num_running.store(num_workers, std::memory_order_relaxed);
-    state_->generation.fetch_add(1, std::memory_order_acq_rel);
-    state_->generation.notify_all();
+    state_->num_running.reset(static_cast<std::uint32_t>(num_workers));
+    state_->generation.add(1);
   }
   body(body_state, state_->contexts[0]);
-  for (int spins = 0; num_workers > 0 && state_->num_running.load(std::memory_order_acquire) != 0; ++spins) {
-    pause();
-    if (spins >= kSpinsBeforeYield) std::this_thread::yield();
+  if (num_workers == 0) return;
+  while (const std::uint32_t still_running = state_->num_running.load()) {
+    wait_while(state_->num_running, still_running);
   }
-  if (num_workers > 0) state_->learn_speeds();
+  state_->learn_speeds();
 }
 
 namespace {
