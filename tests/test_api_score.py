@@ -305,6 +305,7 @@ def test_limits_and_truncation_cut_the_texts_not_the_template(ranker: Any, token
             {"chat_template_kwargs": {"tokenize": True}},
             "chat_template_kwargs contains reserved keys that conflict with fixed scorer arguments: {'tokenize'}",
         ),
+        ({"chat_template_kwargs": {"messages": []}}, "conflict with fixed scorer arguments: {'messages'}"),
         ({"chat_template_kwargs": "x"}, "chat_template_kwargs must be a dict, got str"),
         ({"instruction": 7}, "instruction must be a str, got int"),
         ({"chat_template": "{{ raise_exception('both sides, please') }}"}, "both sides, please"),
