@@ -10,6 +10,7 @@ from assay import LLM, ConfigError, PoolerConfig, PoolingParams, ValidationError
 from assay.hf_config import HFConfig
 from assay.llm.arguments import NO_EFFECT, check_keywords, dtype_name, engine_config_from, pooler_config_from
 from assay.llm.calls import check_lora_request, check_task, params_per_prompt, progress
+from assay.lora.request import LoRARequest
 from assay.scoring import ScoreText, check_kind, check_pairing, score_limits, score_texts, uses_separator
 
 TASK_REQUIRED = """pooling_task required for `LLM.encode`.
@@ -237,8 +238,19 @@ def test_lora_requests_are_refused() -> None:
         ValidationError, match=r"^The lengths of prompts \(2\) and lora_request \(1\) must be the same\.$"
     ):
         check_lora_request([None], 2)
-    with pytest.raises(ValidationError, match=r"^Got lora_request x but LoRA is not enabled!$"):
-        check_lora_request([None, "x"], 2)
+    with pytest.raises(ValidationError, match=r"^Got lora_request LoRARequest\(lora_name='a'.* not enabled! .*merge"):
+        check_lora_request([None, LoRARequest("a", 1, "/adapters/a")], 2)
+
+
+def test_lora_requests_are_equal_by_name() -> None:
+    request = LoRARequest("a", 1, "/adapters/a")
+    assert request == LoRARequest("a", 2, "/elsewhere", base_model_name="b")
+    assert len({request, LoRARequest("a", 2, "/elsewhere"), LoRARequest("b", 1, "/adapters/a")}) == 2
+    assert (request.name, request.adapter_id, request.path) == ("a", 1, "/adapters/a")
+    with pytest.raises(ValueError, match=r"^id must be > 0, got 0$"):
+        LoRARequest("a", 0, "/adapters/a")
+    with pytest.raises(ValueError, match=r"^lora_path cannot be empty$"):
+        LoRARequest("a", 1, "")
 
 
 class Bar:

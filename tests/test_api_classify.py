@@ -9,6 +9,7 @@ import torch
 import llms
 import tiny_models
 from assay import ClassificationRequestOutput, PoolerConfig, PoolingParams, PoolingRequestOutput, ValidationError
+from assay.lora.request import LoRARequest
 
 TEXTS = [text for text in tiny_models.single_texts() if text != "x" * 300]
 OFF = PoolingParams(use_activation=False)
@@ -169,7 +170,11 @@ def test_other_methods_on_a_classifier(llm: Any) -> None:
         ({}, [[]], "The decoder prompt cannot be empty"),
         ({"truncate_prompt_tokens": 129}, "a", "Please request a smaller truncation size."),
         ({"tokenization_kwargs": {"truncate_prompt_tokens": 0}}, "a", "The decoder prompt cannot be empty"),
-        ({"lora_request": "adapter"}, "a", "Got lora_request adapter but LoRA is not enabled!"),
+        (
+            {"lora_request": LoRARequest("x", 1, "/x")},
+            "a",
+            "but LoRA is not enabled! Adapters are not supported: merge",
+        ),
         ({}, [[10_000]], "Token id 10000 is out of vocabulary"),
         (
             {},

@@ -144,6 +144,12 @@ def test_token_limits(ranker: Any, tokenizer: Any) -> None:
             ranker.score("a", "b", pooling_params=PoolingParams(extra_kwargs={"max_tokens_per_doc": value}))
 
 
+def test_a_lone_surrogate_in_a_limited_text_is_a_validation_error(ranker: Any) -> None:
+    params = PoolingParams(extra_kwargs={"max_tokens_per_doc": 2})
+    with pytest.raises(ValidationError, match=r"lone surrogate U\+D800 at index 2"):
+        ranker.score("q", ["fine", "a \ud800 b"], pooling_params=params)
+
+
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_truncation_below_the_document_limit_cuts_the_document(family: str) -> None:
     """Also where the query is the longer text, which would lose first without the limit."""
@@ -299,6 +305,7 @@ def test_limits_and_truncation_cut_the_texts_not_the_template(ranker: Any, token
             {"chat_template_kwargs": {"tokenize": True}},
             "chat_template_kwargs contains reserved keys that conflict with fixed scorer arguments: {'tokenize'}",
         ),
+        ({"chat_template_kwargs": {"messages": []}}, "conflict with fixed scorer arguments: {'messages'}"),
         ({"chat_template_kwargs": "x"}, "chat_template_kwargs must be a dict, got str"),
         ({"instruction": 7}, "instruction must be a str, got int"),
         ({"chat_template": "{{ raise_exception('both sides, please') }}"}, "both sides, please"),

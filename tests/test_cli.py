@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import tiny_models
 import tiny_rerankers
@@ -124,6 +125,33 @@ def test_classify_labels_tokens(assay: Any, tagger: Path) -> None:
     assert words[0] == "[CLS]" and words[-1] == "[SEP]" and len(words) > 3
     assert all(token["label"].startswith("LABEL_") for token in record["tokens"])
     assert assay("classify", "-m", tagger, "-q", "the food").code == 0
+
+
+def poisoned(model: Path, folder: Path) -> Path:
+    """A copy of a model in which the word "service" makes NaN."""
+    shutil.copytree(model, folder)
+    word = tiny_models.wordpiece_tokenizer()("service", add_special_tokens=False)["input_ids"][0]
+    tensors = load_file(folder / "model.safetensors")
+    tensors["bert.embeddings.word_embeddings.weight"][word] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "result"), [("classifier", "label"), ("tagger", "tokens")])
+def test_classify_shows_the_others_where_one_fails(
+    assay: Any, kind: str, result: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    model = poisoned(request.getfixturevalue(kind), tmp_path / "model")
+    lines = assay("classify", "-m", model, "--json", "-q", *TEXTS)
+    assert [result in record for record in lines.records] == [True, False, True]
+    assert "contains NaN or infinity" in lines.records[1]["error"]
+    for options in ((), ("--raw",), ("--top-k", "2")):
+        table = assay("classify", "-m", model, "-q", *options, *TEXTS)
+        shown = " ".join(table.out.split())
+        assert all(text in shown for text in TEXTS)
+        assert table.out.count("failed") == 1
+        assert table.code == lines.code == 1
+        assert table.err.startswith("assay: 1 of 3 inputs have no result; the first is input 2: ")
 
 
 def test_too_long_is_an_error_unless_truncated(assay: Any, classifier: Path) -> None:
@@ -433,7 +461,7 @@ def test_a_language_model_that_cannot_score_says_what_is_missing(assay: Any, qwe
     assert result.code == 1 and "Qwen3ForCausalLM is a language model with no classification head" in result.err
 
 
-def test_classify_takes_conversations(assay: Any, classifier: Path, tmp_path: Path) -> None:
+def test_classify_takes_conversations(assay: Any, classifier: Path, tagger: Path, tmp_path: Path) -> None:
     chats = [[{"role": "user", "content": text}] for text in TEXTS]
     path = tmp_path / "chats.jsonl"
     path.write_text("\n".join(json.dumps({"id": index, "messages": chat}) for index, chat in enumerate(chats)))
@@ -446,6 +474,8 @@ def test_classify_takes_conversations(assay: Any, classifier: Path, tmp_path: Pa
     assert [record["num_tokens"] for record in result.records] == [size - 2 for size in sizes]
     table = assay("classify", "-m", classifier, "-q", "--chat-template", template, path)
     assert table.code == 0 and "not bad" in table.out
+    table = assay("classify", "-m", tagger, "-q", "--chat-template", template, path)
+    assert table.code == 0 and "3. not bad" in table.out
     mixed = tmp_path / "mixed.jsonl"
     mixed.write_text(json.dumps({"text": "a"}) + "\n" + json.dumps({"messages": chats[0]}))
     assert assay("classify", "-m", classifier, mixed).code == 2

@@ -11,6 +11,7 @@ import pytest
 
 import tiny_models
 import tiny_rerankers
+import tiny_transformers
 from assay.cli import main
 from assay.doctor import Example, Report, cause, compare, examine, inputs, page, words
 from assay.errors import ValidationError
@@ -173,6 +174,17 @@ def test_a_changed_head_is_found(bert: Path, tmp_path: Path) -> None:
     report = examine_some(str(copy), reference=str(bert))
     assert report.cause.kind == cause.HEAD
     assert "another order" in report.cause.detail
+
+
+def test_a_changed_head_is_found_where_every_token_goes_through_it(tmp_path: Path) -> None:
+    tokenizer = tiny_models.byte_bpe_tokenizer()
+    sizes = {"vocab_size": len(tokenizer), "classifier_pooling": "late"}
+    folder = tiny_transformers.make(tmp_path / "model", "EuroBert", **sizes)
+    tokenizer.save_pretrained(folder)
+    copy = copy_of(folder, tmp_path)
+    edit_weights(copy, lambda tensors: tensors["dense.weight"].mul_(-0.5))
+    assert examine_some(str(folder)).agrees
+    assert examine_some(str(copy), reference=str(folder)).cause.kind == cause.HEAD
 
 
 def test_rounded_weights_are_precision(bert: Path, tmp_path: Path) -> None:

@@ -87,6 +87,24 @@ def test_activations_that_are_no_torch_modules_are_refused(folder, name):
         load(folder, sbert_ce_default_activation_function=name)
 
 
+@pytest.mark.parametrize(
+    "path", ["softmax", "torch.nn.modules.activation.Softmax", "torch.nn.modules.activation.Softmin"]
+)
+def test_a_softmax_over_one_label_is_refused(tmp_path, path):
+    folder = make(tmp_path / "model", "Bert", "ForSequenceClassification", num_labels=1)
+    with pytest.raises(
+        ConfigError, match=r"PoolerConfig\.activation: .* over one label gives every text the same score"
+    ):
+        load(folder, config=PoolerConfig(activation=path))
+
+
+def test_a_softmax_that_a_checkpoint_declares_for_one_label_is_a_sigmoid(tmp_path):
+    """As in vLLM, where both names mean the activation that fits the number of labels."""
+    folder = make(tmp_path / "model", "Bert", "ForSequenceClassification", num_labels=1)
+    model = load(folder, sbert_ce_default_activation_function="torch.nn.modules.activation.Softmax")
+    assert model.activation_name == "sigmoid"
+
+
 def test_rows_of_one_batch_may_differ_in_activation(folder, sequences):
     model = load(folder)
     raw = torch.stack([row.clone() for row in run(model, sequences[:4])])

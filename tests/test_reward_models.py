@@ -192,6 +192,13 @@ def test_step_parameters_of_a_request(process: tuple[Path, Any, Any]) -> None:
                 llm.reward([ids], pooling_params=PoolingParams(**wrong))
 
 
+def test_a_softmax_over_one_column_is_refused(process: tuple[Path, Any, Any]) -> None:
+    with LLM(process[0], pooler_config={"activation": "softmax"}) as llm:
+        with pytest.raises(ValidationError, match=r"returned_token_ids=\[1\]: .*: softmax over one label"):
+            llm.reward("a", pooling_params=PoolingParams(returned_token_ids=[1]))
+        llm.reward("a", pooling_params=PoolingParams(returned_token_ids=[1], use_activation=False))
+
+
 def test_step_pooling_works_on_any_token_classifier() -> None:
     with llms.load(llms.TOKENS, pooler_config={"pooling_type": "STEP"}) as llm, llms.load(llms.TOKENS) as plain:
         (whole,) = plain.encode("the lazy dog", pooling_task="token_classify")

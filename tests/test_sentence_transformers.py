@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 
+from assay import LLM
 from assay.config import PoolerConfig
 from assay.errors import ConfigError, UnsupportedModelError, WeightsError
 from assay.files import resolve_model
@@ -94,6 +95,18 @@ def test_dense_layers_and_normalisation_match(backbone, tmp_path):
     raw = ours(tmp_path / "m", TEXTS[:3], use_activation=False)
     assert all(abs(float(row.norm()) - 1.0) > 1e-3 for row in raw)
     assert load(tmp_path / "m").embedding_size == 24
+
+
+def test_a_default_prompt_is_named_at_start_up_and_is_the_callers_to_put(backbone, tmp_path, caplog):
+    model = parts("mean", st.base.modules.Normalize())(backbone, tmp_path / "m")
+    with LLM(tmp_path / "m"):
+        assert "prompt" not in caplog.text
+    model.prompts, model.default_prompt_name = {"query": "find: "}, "query"
+    model.save(str(tmp_path / "m"), create_model_card=False)
+    with LLM(tmp_path / "m") as llm:
+        assert caplog.text.count("puts the default prompt 'find: ' before every text") == 1
+        rows = [torch.tensor(output.outputs.embedding) for output in llm.embed(["find: " + text for text in TEXTS[:5]])]
+    assert max_error(rows, theirs(model, TEXTS[:5])) <= TOLERANCE
 
 
 def test_without_normalize_embeddings_keep_their_length_unless_asked(backbone, tmp_path):

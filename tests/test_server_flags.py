@@ -56,7 +56,9 @@ def test_json_options_are_merged() -> None:
         "--limit-mm-per-prompt",
         '{"image": 2}',
         "--no-enable-flash-late-interaction",
+        *("--allowed-media-domains", "a.example", "b.example"),
     ).models
+    assert spec.keywords["allowed_media_domains"] == ["a.example", "b.example"]
     assert spec.keywords["limit_mm_per_prompt"] == {"video": 1, "image": 2}
     assert spec.keywords["pooler_config"] == {"enable_flash_late_interaction": False}
 
@@ -109,6 +111,7 @@ def test_server_options_end_up_in_their_places(monkeypatch: pytest.MonkeyPatch) 
         (["m", "--overload-status", "500"], "overload_status must be one of"),
         (["m", "--request-timeout-ms", "0"], "default_timeout_ms must be a positive integer"),
         (["m", "--drain-timeout-s", "-1"], "drain_timeout_s must not be negative"),
+        (["m", "--lora-modules", "a=/x", "b=/y"], "--lora-modules a=/x b=/y is not supported: merge each adapter"),
         (["m", "--compute-niceness", "20"], "compute_niceness must be between 0 and 19"),
     ],
 )
@@ -133,7 +136,7 @@ def test_unknown_options_and_values_end_with_status_two(
 def test_every_engine_option_is_a_keyword_of_llm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is accepted, or refused for its value; none is unknown to LLM."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # "auto" may stand where a repository's name does
-    values: dict[type, Any] = {str: "auto", int: 1, bool: False, float: 0.5, dict: {}}
+    values: dict[type, Any] = {str: "auto", int: 1, bool: False, float: 0.5, dict: {}, list: ["a"]}
     for name, kind in ENGINE_OPTIONS.items():
         keyword = {name.replace("-", "_"): values[kind]}
         if name == "enable-flash-late-interaction":

@@ -88,6 +88,10 @@ def test_variables_reach_the_template() -> None:
     assert Template("{{ a }}{% set b = 1 %}{{ b }}{{ messages }}").variables == {"a", "messages"}
 
 
+def test_a_variable_may_have_the_name_of_an_argument() -> None:
+    assert Template("{{ messages[0].content }} {{ name }}").render(CHATS[0], name="x", self=1) == "hi x"
+
+
 def test_content_is_given_as_the_template_wants_it() -> None:
     parts = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
     plain = [{"role": "user", "content": "a"}]

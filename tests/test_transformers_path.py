@@ -101,6 +101,17 @@ def test_float32_logits_match_transformers_on_every_isa(isa, tmp_path_factory):
     assert max_error(run(load(folder), sequences(14)), exact) <= float32_budget(exact)
 
 
+@pytest.mark.parametrize("pooling", ["late", "bos"])
+def test_every_classifier_pooling_of_eurobert_matches_transformers(pooling, tmp_path):
+    folder = tiny_transformers.make(tmp_path / "model", "EuroBert", classifier_pooling=pooling)
+    inputs = sequences(8)
+    exact = tiny_transformers.logits(folder, "EuroBert" + SEQUENCE, inputs)
+    model = load(folder)
+    results = run(model, inputs)
+    assert max_error(results, exact) <= float32_budget(exact)
+    assert all(torch.equal(run(model, [one])[0], result) for one, result in zip(inputs, results, strict=True))
+
+
 @pytest.mark.parametrize("name", ["XLMRobertaXL", "MPNet"])
 def test_pad_tokens_inside_a_text_take_the_position_transformers_gives_them(name, tmp_path_factory):
     folder = checkpoint(tmp_path_factory, name)

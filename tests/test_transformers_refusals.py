@@ -73,6 +73,13 @@ def test_a_quantised_checkpoint_is_refused():
         make_outline(config, "PhiForSequenceClassification", "sequence")
 
 
+def test_an_unknown_classifier_pooling_is_refused():
+    name = "EuroBertForSequenceClassification"
+    config = config_of(name, pad_token_id=0, num_attention_heads=4, classifier_pooling="max")
+    with pytest.raises(UnsupportedModelError, match=r"classifier_pooling='max' is none of cls, bos, mean, late"):
+        make_outline(config, name, "sequence")
+
+
 def test_a_config_of_another_model_is_refused():
     config = config_of("PhiForSequenceClassification")
     with pytest.raises(ConfigError, match=r"model_type must be 'stablelm' for StableLm.*, got 'phi'"):

@@ -43,7 +43,8 @@ class PoolerConfig:
     use_activation: default for requests that leave it None.
     logit_mean, logit_sigma: logits become (logits - mean) / sigma, with or without the activation.
     activation: ours; overrides what the checkpoint declares. "sigmoid", "softmax", "identity" or a class path below
-    torch.nn.modules. A name is taken literally, so "sigmoid" on several labels is one sigmoid per label.
+    torch.nn.modules. A name is taken literally, so "sigmoid" on several labels is one sigmoid per label;
+    "softmax" on a single label is refused.
 
     Older spellings: logit_bias (= logit_mean), logit_scale (= 1 / logit_sigma), pooling_task (= task).
     """

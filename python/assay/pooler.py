@@ -35,6 +35,8 @@ _KERNEL_MODULES = {
     "torch.nn.modules.activation.Softmax": "softmax",
 }
 """Classes the head kernel computes itself, named by path so that reading a config needs no torch."""
+_OVER_LABELS = ("softmax", "LogSoftmax", "Softmin")
+"""Activations that weigh a text's labels against each other: of a single label they make the same number always."""
 _RESTRICTED = "Loading of activation functions is restricted to torch.nn.modules for security reasons"
 
 
@@ -89,10 +91,10 @@ class Activation:
 def resolve_activation(hf_config: HFConfig, config: PoolerConfig, num_labels: int) -> Activation:
     """PoolerConfig.activation, else problem_type, else what sentence-transformers declared, else by the label count.
 
-    Raises ValueError for a class outside torch.nn.modules.
+    Raises ConfigError for a class outside torch.nn.modules, or one that makes a constant of a single label.
     """
     if config.activation is not None:
-        return _named(config.activation, "PoolerConfig.activation")
+        return _telling(_named(config.activation, "PoolerConfig.activation"), num_labels)
     problem_type = hf_config.problem_type
     by_count = "sigmoid" if num_labels < 2 else "softmax"
     if problem_type in _DECLARED_BY_PROBLEM_TYPE:
@@ -105,7 +107,7 @@ def resolve_activation(hf_config: HFConfig, config: PoolerConfig, num_labels: in
         return Activation(by_count, f"default for {num_labels} label{'s' if num_labels != 1 else ''}", by_count)
     activation = _named(declared, source)
     if activation.name not in ("sigmoid", "softmax"):
-        return activation
+        return _telling(activation, num_labels)
     if activation.name != by_count:
         source += f" declares {activation.name}, read as {by_count} for {num_labels} labels"
     return Activation(by_count, source, by_count)
@@ -137,6 +139,16 @@ def _named(name: str, source: str) -> Activation:
         return Activation(kind, source, "identity", module_class().eval())
     except TypeError as err:
         raise ConfigError(f"{source}: {name} cannot be made without arguments: {err}") from err
+
+
+def _telling(activation: Activation, num_labels: int) -> Activation:
+    """The activation; raises ConfigError where every score would be the same number."""
+    if num_labels < 2 and activation.name in _OVER_LABELS:
+        raise ConfigError(
+            f"{activation.source}: {activation.name} over one label gives every text the same score; "
+            f"use 'sigmoid' or 'identity'"
+        )
+    return activation
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from assay.errors import ValidationError
+from assay.errors import ConfigError, ValidationError
 from assay.pooler import resolve_activation
 
 if TYPE_CHECKING:
@@ -62,7 +62,10 @@ def step_selection(
                 f"returned_token_ids must be columns of the model's {num_labels} labels, got {label_id!r}",
                 "returned_token_ids",
             )
-    activation = resolve_activation(hf_config, pooler_config, len(label_ids)) if use_activation else None
+    try:
+        activation = resolve_activation(hf_config, pooler_config, len(label_ids)) if use_activation else None
+    except ConfigError as err:  # the model's labels have this activation, but not a single one of them
+        raise ValidationError(f"returned_token_ids={list(label_ids)}: {err}", "returned_token_ids") from err
     return StepSelection(step_tag_id, tuple(label_ids), activation)
 
 

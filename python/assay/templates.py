@@ -32,7 +32,7 @@ class Template:
         self._special_tokens = dict(special_tokens or {})
         self._compiled = _compile(source)
 
-    def render(self, messages: list[dict[str, Any]], **variables: Any) -> str:
+    def render(self, messages: list[dict[str, Any]], /, **variables: Any) -> str:
         """The text for `messages`; raises ValidationError with the template's own reason where it refuses them."""
         known = {"tools": None, "documents": None, "add_generation_prompt": False, **self._special_tokens}
         try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from assay.tokenizer import check_text
+
 if TYPE_CHECKING:
     from assay.tokenizer import Tokenizer
 
@@ -18,10 +20,19 @@ MARGIN: Final = 32
 def cut_texts(tokenizer: Tokenizer, texts: list[str], limit: int, side: str = "right") -> list[str]:
     """Each text cut so that it has at most `limit` tokens without special ones; a limit of 0 keeps all.
 
-    side: where to cut; "left" keeps the end of a text.
+    side: where to cut; "left" keeps the end of a text. Raises ValidationError for a text the backend refuses.
     """
     if limit == 0:
         return texts
+    try:
+        return _cut_texts(tokenizer, texts, limit, side)
+    except TypeError:
+        for text in texts:
+            check_text(text)
+        raise
+
+
+def _cut_texts(tokenizer: Tokenizer, texts: list[str], limit: int, side: str) -> list[str]:
     pieces = [_end(text, CHARS_PER_TOKEN * (limit + MARGIN), side) for text in texts]
     all_offsets = _offsets(tokenizer, pieces)
     cut = []

@@ -200,7 +200,7 @@ class Tokenizer:
             contents = self.content.encode(singles + new, keep, side, cuts=truncate_to is not None)
         except TypeError:
             for text in texts:
-                _check_text(text)
+                check_text(text)
             raise
         firsts.update(zip(new, contents[len(singles) :], strict=True))
         if first_texts is not None and len(firsts) <= MAX_FIRST_TEXTS:
@@ -254,7 +254,7 @@ class Tokenizer:
             encodings: list[Any] = self.backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
         except TypeError:
             for text in texts:
-                _check_text(text)
+                check_text(text)
             raise
         return encodings
 
@@ -292,7 +292,7 @@ def _trimmed(text: Text, limit: int, side: str) -> Text:
     return text[:limit] if side == "right" else text[len(text) - limit :]
 
 
-def _check_text(text: Any) -> None:
+def check_text(text: Any) -> None:
     """Raise the ValidationError that explains why the backend refused a text."""
     for part in (text,) if isinstance(text, str) else tuple(text):
         if not isinstance(part, str):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from assay.cli.guard import UsageError, guarded
+from assay.cli.guard import UsageError, fail_for_errors, guarded
 from assay.cli.options import INPUT, OUTPUT, InputOptions, ModelOptions, takes
 from assay.cli.show import bar, number, one_line, print_json, print_table
 from assay.cli.texts import Row, read_rows
@@ -51,8 +51,10 @@ def classify(
     by_token = llm.pooling_task == "token_classify"
     run = _classify_tokens if by_token else _classify_texts
     chunk = CHUNK if as_json else len(rows)
+    errors: dict[int, str] = {}
     for start in range(0, len(rows), chunk):
         records = run(llm, options, rows[start : start + chunk], inputs[start : start + chunk], start, top_k)
+        records = _noting_errors(records, errors)
         if as_json:
             for record in records:
                 print_json(record)
@@ -60,6 +62,15 @@ def classify(
             _show_tokens(records)
         else:
             _show_texts(records, is_raw=options.raw)
+    fail_for_errors(errors, len(rows))
+
+
+def _noting_errors(records: Iterator[dict[str, Any]], errors: dict[int, str]) -> Iterator[dict[str, Any]]:
+    """The records as they come; what those without a result say is put into `errors`, by index."""
+    for record in records:
+        if "error" in record:
+            errors[record["index"]] = record["error"]
+        yield record
 
 
 def _input(row: Row, text_field: str) -> Input:
@@ -141,10 +152,8 @@ def _show_texts(records: Iterator[dict[str, Any]], *, is_raw: bool) -> None:
     columns = ["#", "text", "label", "score #"] + ([] if is_raw else [""])
     table = []
     for record in records:
-        top = record.get("top", [record])
-        cells = [str(record["index"] + 1), _line(record)]
-        cells.append("\n".join(entry["label"] for entry in top))
-        cells.append("\n".join(number(entry["score"]) for entry in top))
+        top = _top(record)
+        cells = [str(record["index"] + 1), _line(record), *_label_cells(top)]
         if not is_raw:
             cells.append("\n".join(bar(entry["score"]) for entry in top))
         table.append(cells)
@@ -153,9 +162,19 @@ def _show_texts(records: Iterator[dict[str, Any]], *, is_raw: bool) -> None:
 
 def _show_tokens(records: Iterator[dict[str, Any]]) -> None:
     for record in records:
-        table = []
-        for token in record["tokens"]:
-            top = token.get("top", [token])
-            labels = "\n".join(entry["label"] for entry in top)
-            table.append([token["token"], labels, "\n".join(number(entry["score"]) for entry in top)])
-        print_table(["token", "label", "score #"], table, title=f"{record['index'] + 1}. {one_line(record['text'])}")
+        tokens = record.get("tokens", [{"token": "", "error": ""}])  # a table of one failed row where there are none
+        table = [[token["token"], *_label_cells(_top(token))] for token in tokens]
+        print_table(["token", "label", "score #"], table, title=f"{record['index'] + 1}. {_line(record)}")
+
+
+def _top(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """The labels to show of a text or token, best first; none where it has no result."""
+    top: list[dict[str, Any]] = entry.get("top", [] if "error" in entry else [entry])
+    return top
+
+
+def _label_cells(top: list[dict[str, Any]]) -> list[str]:
+    """The cells of the columns label and score."""
+    if not top:
+        return ["", "failed"]
+    return ["\n".join(entry["label"] for entry in top), "\n".join(number(entry["score"]) for entry in top)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
 
 import typer
@@ -34,10 +34,15 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
 
 def fail_for(outputs: Sequence[PoolingRequestOutput[Any]]) -> None:
     """Leave with an error that names the inputs without a result, where there are any."""
-    errors = [(index, output.error) for index, output in enumerate(outputs) if output.error is not None]
+    errors = {index: output.error.message for index, output in enumerate(outputs) if output.error is not None}
+    fail_for_errors(errors, len(outputs))
+
+
+def fail_for_errors(errors: Mapping[int, str], count: int) -> None:
+    """The same for callers that keep no outputs: the message of each of `count` inputs without a result, by index."""
     if errors:
-        index, error = errors[0]
-        fail(f"{len(errors)} of {len(outputs)} inputs have no result; the first is input {index + 1}: {error.message}")
+        index, message = next(iter(errors.items()))
+        fail(f"{len(errors)} of {count} inputs have no result; the first is input {index + 1}: {message}")
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from assay.adapt import adapt
@@ -13,6 +14,7 @@ from assay.doctor.language_model import LanguageModel
 from assay.doctor.trace import Trace
 from assay.hf_config import HFConfig
 from assay.models import load_model
+from assay.models.transformers_backbone import TransformersBackbone
 from assay.scoring import uses_separator
 from assay.templated import ScoreTemplate, added_bos
 from assay.templates import Template
@@ -91,7 +93,10 @@ class Subject:
     def hidden_states(self, sequence: Sequence) -> Array:
         """[num_tokens, hidden_size] after the last layer, before any pooling or head."""
         arena = Arena(self.model.arena_size(len(sequence), 1))
-        states: Array = self.model.backbone(pack([sequence], self.model.position_offset), arena).double().numpy()
+        backbone = self.model.backbone
+        if isinstance(backbone, TransformersBackbone):
+            backbone = replace(backbone, late_head=None)
+        states: Array = backbone(pack([sequence], self.model.position_offset), arena).double().numpy()
         return states
 
     def changes_in_batches(self, sequences: list[Sequence], alone: list[Array]) -> int:

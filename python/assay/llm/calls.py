@@ -100,7 +100,10 @@ def check_lora_request(lora_request: Any, count: int) -> None:
         raise ValidationError(f"The lengths of prompts ({count}) and lora_request ({len(requests)}) must be the same.")
     for request in requests:
         if request is not None:
-            raise ValidationError(f"Got lora_request {request} but LoRA is not enabled!")
+            raise ValidationError(
+                f"Got lora_request {request} but LoRA is not enabled! Adapters are not supported: merge them into "
+                f"their base model"
+            )
 
 
 @contextmanager

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 _KEPT: Final = 16
 """Compiled templates kept; a call may bring its own."""
-_RESERVED: Final = ("chat_template", "tools", "tokenize")
+_RESERVED: Final = ("messages", "chat_template", "tools", "tokenize")
 _INSTRUCTIONS: Final = frozenset(("instruction", "instruct"))
 
 

@@ -19,6 +19,7 @@ from assay.files import resolve_model
 from assay.hf_config import HFConfig
 from assay.llm.view import EngineView, ModelView, VllmView
 from assay.models import load_model
+from assay.models.sentence_transformer import default_prompt
 from assay.tokenize_options import TokenizeOptions
 from assay.tokenizer import Tokenizer
 
@@ -135,6 +136,8 @@ def load(
         placement=placement,
     )
     _check_convert(convert, model)
+    if model.task == "embed":
+        _warn_of_prompt(os.fspath(name), files)
     text_tokenizer = None
     if not skip_tokenizer_init:
         text_tokenizer = Tokenizer.from_files(files, model.hf_config, tokenizer, tokenizer_revision, token)
@@ -160,6 +163,18 @@ def _check_head_dtype(head_dtype: Any) -> None:
     if name not in _HEAD_DTYPES:
         raise ConfigError(f"Unknown dtype: {head_dtype!r}")
     logger.warning("head_dtype=%r has no effect: the head always runs in float32", head_dtype)
+
+
+def _warn_of_prompt(name: str, files: ModelFiles) -> None:
+    """Without its default prompt a model's embeddings are others than sentence-transformers gives."""
+    prompt = default_prompt(files.folder)
+    if prompt:
+        logger.warning(
+            "%s: sentence-transformers puts the default prompt %r before every text; here, as in vLLM, a text is "
+            "embedded as it is: pass prompt + text",
+            name,
+            prompt,
+        )
 
 
 def _check_convert(convert: str, model: PoolingModel) -> None:

@@ -18,15 +18,20 @@ if TYPE_CHECKING:
     from assay.arena import Arena
     from assay.device import Device
     from assay.models.transformers_class import TransformersShape
+    from assay.models.transformers_head import HeadModules
 
 
 @dataclass(frozen=True, slots=True)
 class TransformersBackbone:
-    """A transformers model without its head, in evaluation mode."""
+    """A transformers model without its head, in evaluation mode.
+
+    late_head: what every token goes through behind the model, where a class pools no sooner.
+    """
 
     shape: TransformersShape
     module: Any
     sequences: PackedSequences
+    late_head: HeadModules | None = None
 
     @classmethod
     def prepare(
@@ -62,7 +67,8 @@ class TransformersBackbone:
         with torch.inference_mode(), one_thread():
             output = self.module(**{name: column.long().unsqueeze(0) for name, column in ids.items()})
             hidden_states: Tensor = output.last_hidden_state[0]
-            return (hidden_states[: batch.num_tokens] if rows is None else hidden_states[rows]).float()
+            hidden_states = (hidden_states[: batch.num_tokens] if rows is None else hidden_states[rows]).float()
+        return hidden_states if self.late_head is None else self.late_head(hidden_states)
 
 
 def _padded(batch: RaggedBatch, multiple: int) -> RaggedBatch:

@@ -29,6 +29,8 @@ _SWITCHES = {
 """Keys of a config that, when set, rule packing out, and why."""
 _POOLING = {"cls": "cls", "bos": "cls", "mean": "mean"}
 """config.json's classifier_pooling, and what `ops.pool` calls it."""
+_LATE = "late"
+"""Another value: the mean of every token's logits. The last layer is linear, so the mean may be taken before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Outline:
 
     model_class: the transformers class that `architecture` names; config: its config object. head: "embedding" where
     none is used; head_modules: names of the modules it is made of. pooling: the default mode of `pooler.pool`.
+    is_late: every token goes through the head up to its last linear layer, and what is pooled comes of that.
     """
 
     architecture: str
@@ -64,6 +67,7 @@ class Outline:
     shape: TransformersShape
     pooling: str
     head_modules: tuple[str, ...]
+    is_late: bool = False
 
 
 def make_outline(hf_config: HFConfig, architecture: str, head: Head, is_chain: bool = False) -> Outline | None:
@@ -87,14 +91,16 @@ def make_outline(hf_config: HFConfig, architecture: str, head: Head, is_chain: b
         return None
     _check_modules(backbone, architecture)
     shape = _shape(config, backbone, architecture)
+    pooling = _pooling(config, model, shape, architecture, head)
     return Outline(
         architecture=architecture,
         head=head,
         model_class=model_class,
         config=config,
         shape=shape,
-        pooling=_pooling(config, model, shape),
+        pooling="mean" if pooling == _LATE else pooling,
         head_modules=() if head == "embedding" else tuple(head_modules(model, has_pooler=head == "sequence")),
+        is_late=pooling == _LATE,
     )
 
 
@@ -191,8 +197,17 @@ def _position_tables(backbone: Any) -> list[Any]:
     return [part for name, part in backbone.named_modules() if name.endswith(names) and isinstance(part, nn.Embedding)]
 
 
-def _pooling(config: Any, model: Any, shape: TransformersShape) -> str:
-    """Where transformers' own classifier reads, else the last token of a causal backbone, else the first."""
+def _pooling(config: Any, model: Any, shape: TransformersShape, architecture: str, head: Head) -> str:
+    """Where transformers' own classifier reads, else the last token of a causal backbone, else the first.
+
+    Raises UnsupportedModelError for a classifier_pooling nobody knows.
+    """
     if hasattr(model, "score") or shape.is_causal:
         return "last_token"
-    return _POOLING.get(getattr(config, "classifier_pooling", "cls"), "cls")
+    stated = getattr(config, "classifier_pooling", "cls")
+    if stated == _LATE:  # says what becomes of logits: there are none of a sequence without a head for one
+        return _LATE if head == "sequence" else "cls"
+    if stated not in _POOLING:
+        known = ", ".join((*_POOLING, _LATE))
+        raise UnsupportedModelError(f"{architecture}: config.json: classifier_pooling={stated!r} is none of {known}")
+    return _POOLING[stated]

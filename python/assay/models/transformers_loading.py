@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from assay.device import CPU
@@ -36,7 +37,10 @@ def load_parts(
     backbone = TransformersBackbone.prepare(model.base_model, outline.shape, arithmetic, device)
     parts = LoadedParts(backbone)
     if has_head:
-        parts = LoadedParts(backbone, *take_head(modules, outline.architecture, num_labels, device))
+        before, classifier = take_head(modules, outline.architecture, num_labels, device)
+        if outline.is_late:
+            backbone, before = replace(backbone, late_head=before), None
+        parts = LoadedParts(backbone, before, classifier)
     check_packing(parts, outline, expected, dtype)
     return parts
 

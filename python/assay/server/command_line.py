@@ -19,6 +19,11 @@ def parse(arguments: Sequence[str], program: str) -> ServerSettings:
     """Settings from a command line; raises ConfigError, or leaves as argparse does."""
     folded = fold_dotted_options([_with_dashes(argument) for argument in arguments], JSON_OPTIONS)
     given = parser(program).parse_args(folded)
+    if given.lora_modules:
+        raise ConfigError(
+            f"--lora-modules {' '.join(given.lora_modules)} is not supported: merge each adapter into its base model "
+            f"and serve the result with --model NAME=MODEL"
+        )
     keywords = {
         name: getattr(given, name) for name in (key.replace("-", "_") for key in ENGINE_OPTIONS) if hasattr(given, name)
     }

@@ -21,6 +21,9 @@ def parser(program: str) -> argparse.ArgumentParser:
     made.add_argument("model_path", nargs="?", metavar="MODEL", help="a folder, a hub id, or 'demo'")
     made.add_argument("--model", action="append", default=[], metavar="[NAME=]MODEL", help="repeatable; see the docs")
     made.add_argument("--served-model-name", nargs="+", default=[], metavar="NAME", help="names of the only model")
+    made.add_argument(
+        "--lora-modules", nargs="+", default=[], metavar="NAME=PATH", help="refused: merge adapters first"
+    )
     _add_engine(made.add_argument_group("model and engine", argument_default=argparse.SUPPRESS))
     _add_requests(made.add_argument_group("requests"))
     _add_access(made.add_argument_group("access"))
@@ -35,6 +38,8 @@ def _add_engine(group: argparse._ArgumentGroup) -> None:
             group.add_argument(f"--{name}", action=SWITCH)
         elif kind is dict:
             group.add_argument(f"--{name}", action=_MergeJson, metavar="JSON")
+        elif kind is list:
+            group.add_argument(f"--{name}", nargs="+")
         else:
             group.add_argument(f"--{name}", type=kind)
 
@@ -80,6 +85,7 @@ ENGINE_OPTIONS: Final[dict[str, type]] = {
     "mm-processor-kwargs": dict,
     "media-io-kwargs": dict,
     "allowed-local-media-path": str,
+    "allowed-media-domains": list,
     "tensor-parallel-size": int,
     "pipeline-parallel-size": int,
     "data-parallel-size": int,

@@ -1,0 +1,1 @@
+"""LoRA adapters: requests for them can be written down; none can be loaded yet."""
