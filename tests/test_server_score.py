@@ -140,6 +140,40 @@ def test_rerank_long_documents_in_windows(client: Client) -> None:
     assert "leave no room" in client.error("/rerank", {**body, "query": "word " * 123})["message"]
 
 
+def test_windows_cover_what_a_limit_leaves_of_a_document(client: Client) -> None:
+    doc = "b c d e " * 100
+    body = {"query": "a", "documents": [doc], "long_input": {"mode": "window"}}
+    whole = client.ok("/rerank", body)
+    assert whole["usage"]["prompt_tokens"] == 400 + 4 * 4  # each of four windows has the query and three special tokens
+    short = client.ok("/rerank", {**body, "max_tokens_per_doc": 10})
+    assert short["usage"]["prompt_tokens"] == 10 + 4 and short["results"][0]["num_windows"] == 1
+    assert short["results"][0]["relevance_score"] == offline("a", doc[:19])[0]
+    # A limit may be beyond what the model reads at once, also where Cohere's clients state theirs.
+    for path in ("/rerank", "/v2/rerank"):
+        limited = client.ok(path, {**body, "max_tokens_per_doc": 200})
+        same = client.ok(path, {**body, "documents": ["b c d e " * 50]})
+        assert limited["usage"] == same["usage"]
+        assert limited["results"][0]["relevance_score"] == same["results"][0]["relevance_score"]
+    negative = client.error("/rerank", {**body, "max_tokens_per_doc": -1})
+    assert negative["message"] == "max_tokens_per_doc must be a non-negative integer"
+
+
+def test_windows_leave_room_for_the_query_as_it_is_cut(client: Client) -> None:
+    window = {"documents": ["b c d e " * 100], "long_input": {"mode": "window"}}
+    limited = client.ok("/rerank", {**window, "query": "a " * 300, "max_tokens_per_query": 10})
+    same = client.ok("/rerank", {**window, "query": ("a " * 10).strip()})
+    assert limited["usage"] == same["usage"]
+    assert limited["results"][0]["relevance_score"] == same["results"][0]["relevance_score"]
+    large = client.error("/rerank", {**window, "query": "a", "max_tokens_per_query": 128})
+    assert large["message"] == "max_tokens_per_query (128) must be less than max_model_len (128)."
+
+
+def test_windows_may_be_padded(client: Client) -> None:
+    body = {"query": "a", "documents": ["b c d e " * 100], "long_input": {"mode": "window"}, "padding": "max_length"}
+    reply = client.ok("/rerank", body)
+    assert reply["results"][0]["num_windows"] == 4 and reply["usage"]["prompt_tokens"] == 4 * 128
+
+
 def test_use_activation_false_gives_logits(client: Client) -> None:
     params = PoolingParams(use_activation=False)
     body = {"queries": QUERY, "documents": DOCS, "use_activation": False, "return_details": True}

@@ -147,8 +147,12 @@ def _prepared_score(call: Call, work: Score, model: ServedModel, options: CallOp
     limits = {"max_tokens_per_query": work.max_tokens_per_query, "max_tokens_per_doc": work.max_tokens_per_doc}
     if work.has_soft_limits:
         limits = {name: 0 if limit >= model.max_model_len else limit for name, limit in limits.items()}
+    documents, counts = work.documents, None
+    if call.long_input is not None:
+        query_limit = limits["max_tokens_per_query"]
+        documents, counts = windows.windowed_documents(call.long_input, work, query_limit, model, options)
+        limits["max_tokens_per_doc"] = 0  # the documents are cut already
     params = PoolingParams(use_activation=is_active, extra_kwargs=dict(limits) if any(limits.values()) else None)
-    documents, counts = windows.windowed_documents(call, work, model, options)
     prepared = model.session.prepare_score(work.queries, documents, params, options)
 
     def shape(outputs: list[Any], results: list[Result]) -> list[Item]:
