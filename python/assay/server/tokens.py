@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,11 @@ def tokenize(body: Any, state: ServerState) -> dict[str, Any]:
 
 def _chat_text(form: schema.TokenizeChat, model: ServedModel, state: ServerState) -> str:
     policy = state.settings.requests
-    return model.session.prompts.chat_text(form.messages, chat_options(chat_of(form, None, policy), policy))
+    options = chat_options(chat_of(form, None, policy), policy)
+    if form.tools is not None:
+        kwargs = {**(options.chat_template_kwargs or {}), "tools": form.tools}
+        options = dataclasses.replace(options, chat_template_kwargs=kwargs)
+    return model.session.prompts.chat_text(form.messages, options)
 
 
 def tokens_reply(token_ids: list[int], model: ServedModel, with_strings: bool) -> dict[str, Any]:

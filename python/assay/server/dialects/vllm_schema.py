@@ -188,6 +188,9 @@ class TokenizeChat(ChatForm):
 
     model: str | None = None
     add_generation_prompt: bool = True
+    tools: Annotated[list[dict[str, Any]], FirstError()] | None = Field(
+        None, description="What the template shows as `tools`."
+    )
     return_token_strs: bool = False
 
 
