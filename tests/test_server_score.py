@@ -206,6 +206,22 @@ def test_embedding_models_score_by_cosine_and_embed() -> None:
         assert client.ok("/invocations", {"input": "x"})["data"][0]["object"] == "embedding"
 
 
+def test_embeddings_may_be_raw_and_of_another_type() -> None:
+    client = shared_client(1, llms.MODEL)
+    llm = llms.shared(llms.MODEL, 1)
+    raw = llm.embed(QUERY, pooling_params=PoolingParams(use_activation=False), use_tqdm=False)[0].outputs.embedding
+    unit = llm.embed(QUERY, use_tqdm=False)[0].outputs.embedding
+    for flag, wanted in ((False, raw), (True, unit), (None, unit)):
+        reply = client.ok("/v1/embeddings", {"input": QUERY, "use_activation": flag})
+        assert reply["data"][0]["embedding"] == wanted
+    assert raw != unit
+    for form in ({"embed_dtype": "float16", "endianness": "big"}, {"embed_dtype": "bfloat16"}, {"endianness": "big"}):
+        body = {"input": QUERY, "encoding_format": "base64", **form}
+        pooled = client.ok("/pooling", body)["data"][0]["data"]
+        assert client.ok("/v1/embeddings", body)["data"][0]["embedding"] == pooled
+    assert "literal_error" in client.error("/v1/embeddings", {"input": QUERY, "embed_dtype": "int4"})["message"]
+
+
 def test_embeddings_of_a_reranker_point_to_its_routes(client: Client) -> None:
     for path in ("/embeddings", "/v1/embeddings"):
         assert "rerank" in client.error(path, {"input": "x"})["message"]
