@@ -13,7 +13,13 @@ from served import Client, serving, shared_client
 TEXTS = ["Loved the new café—coffee was great.", "This update broke everything. Frustrating."]
 TOP_KEYS = ["id", "object", "created", "model", "data", "usage"]
 ITEM_KEYS = ["index", "label", "probs", "num_classes"]
-USAGE_KEYS = ["prompt_tokens", "total_tokens", "completion_tokens", "prompt_tokens_details"]
+USAGE_KEYS = [
+    "prompt_tokens",
+    "total_tokens",
+    "completion_tokens",
+    "prompt_tokens_details",
+    "completion_tokens_details",
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +51,7 @@ def test_classify_reply_has_the_documented_shape_key_for_key(client: Client, pat
         "total_tokens": count,
         "completion_tokens": 0,
         "prompt_tokens_details": None,
+        "completion_tokens_details": None,
     }
 
 
