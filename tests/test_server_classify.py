@@ -122,6 +122,21 @@ def test_classify_refuses_with_a_400_that_says_why(client: Client, body: dict[st
     assert text in client.error("/classify", body)["message"]
 
 
+@pytest.mark.parametrize("name", ["softmax", "activation"])
+def test_removed_names_are_refused_in_the_words_of_the_library(client: Client, name: str) -> None:
+    text = f"Parameter `{name}` was removed; use `use_activation` instead."
+    reranker = shared_client(1)
+    for value in (True, False, "x"):
+        for path in ("/classify", "/pooling", "/invocations"):
+            error = client.error(path, {"input": "x", name: value})
+            assert (error["message"], error["param"], error["type"]) == (text, name, "BadRequestError")
+        for path in ("/score", "/rerank", "/v2/rerank"):
+            assert (
+                reranker.error(path, {"queries": "q", "query": "q", "documents": ["a"], name: value})["message"] == text
+            )
+    assert client.ok("/classify", {"input": "x", name: None})["data"][0]["probs"] == offline("x")[0]
+
+
 def test_classify_accepts_the_harmless(client: Client) -> None:
     body = {"input": "x", "cache_salt": "tenant-a", "user": "u", "mm_processor_kwargs": {}, "extra": [1], "priority": 0}
     nulls = {"truncate_prompt_tokens": None, "add_special_tokens": None, "model": None, "request_id": None}
