@@ -115,6 +115,12 @@ def test_malformed_json_says_where() -> None:
     assert error["type"] == "Bad Request" and "json_invalid" in error["message"]
 
 
+@pytest.mark.parametrize("body", [b"", b"{", b'{"input": NaN}', b'{"input": "\\ud800"}', b"x" * 200_000])
+def test_malformed_json_of_invocations_is_told_in_its_own_words(body: bytes) -> None:
+    error = shared_client().error("/invocations", None, content=body)
+    assert error["message"].startswith("JSON decode error: ") and error["type"] == "Bad Request"
+
+
 @pytest.mark.parametrize("media_type", ["text/plain", "", "application/x-www-form-urlencoded"])
 def test_other_media_types_are_refused(media_type: str) -> None:
     error = shared_client().error("/classify", None, content=b"{}", headers={"content-type": media_type})

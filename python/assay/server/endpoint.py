@@ -58,7 +58,7 @@ class Endpoint:
                 if len(raw) > SHORT_BODY:
                     weight += 1
                     state.offers.add(1)
-                body = await parse_json(raw)
+                body = await self.parse(raw)
                 operation = self.choose(body, request)
                 model = self._model_for(operation, body)
                 self._check(operation, model)
@@ -80,6 +80,10 @@ class Endpoint:
         finally:
             state.offers.add(-weight)
             state.lifecycle.num_in_flight -= 1
+
+    async def parse(self, raw: bytes) -> Any:
+        """The value of a body; Refused where it is no JSON."""
+        return await parse_json(raw)
 
     def choose(self, body: Any, request: Request) -> Operation:
         """The operation of the first row that matches, or of the dialect that a header names."""
