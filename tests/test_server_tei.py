@@ -120,6 +120,16 @@ def test_info_has_every_key_clients_insist_on(client: Client) -> None:
     assert "reranker" in shared_client(1).get("/info").json()["model_type"]
 
 
+@pytest.mark.parametrize("num_labels", [3, 1])
+def test_info_of_a_token_classifier_has_its_labels(num_labels: int) -> None:
+    llm = llms.shared(llms.TOKENS, num_labels)
+    with serving(llm) as tokens:
+        (kind, maps) = tokens.get("/info").json()["model_type"].popitem()
+        assert kind == "classifier"
+        assert list(maps["id2label"].values()) == llm.labels and list(maps["label2id"]) == llm.labels
+    assert "embedding" in shared_client(1, llms.MODEL).get("/info").json()["model_type"]
+
+
 def test_dialect_header_overrides_detection() -> None:
     client = shared_client(1)
     body = {"query": "q", "documents": ["a"], "texts": ["a", "b"]}
