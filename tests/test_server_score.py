@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import llms
-from assay import PoolingParams
+import tiny_models
+from assay import LLM, PoolingParams
 from served import Client, scores, serving, shared_client
 
 QUERY = "how do I reset my password"
@@ -107,6 +109,40 @@ def test_rerank_bodies_of_other_clients(client: Client) -> None:
         assert response.status_code == (200 if wrong == "" else 400), response.text
         if response.status_code == 400:
             assert response.json()["detail"] == response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(("top_k", "count"), [(None, 4), (0, 4), (2, 2), (9, 4)])
+def test_rerank_top_k_is_top_n(client: Client, top_k: int | None, count: int) -> None:
+    body = {"query": QUERY, "documents": DOCS}
+    full = client.ok("/rerank", body)["results"]
+    for top_n in ({}, {"top_n": None}, {"top_n": top_k}):
+        assert client.ok("/rerank", {**body, "top_k": top_k, **top_n})["results"] == full[:count]
+    error = client.error("/rerank", {**body, "top_n": 3, "top_k": 2})
+    assert error["message"] == "top_n (3) and top_k (2) contradict each other: pass one" and error["param"] == "top_k"
+    assert client.error("/rerank", {**body, "top_k": -1})["param"] == "body.top_k"
+
+
+def test_rerank_raw_scores_gives_logits_or_probabilities(client: Client, tmp_path: Path) -> None:
+    body = {"query": QUERY, "documents": DOCS, "return_details": True}
+    logits = client.ok("/rerank", {**body, "use_activation": False})
+    for extra in ({}, {"use_activation": False}):
+        raw = client.ok("/rerank", {**body, "raw_scores": True, **extra})
+        assert (raw["results"], raw["score_kind"]) == (logits["results"], "logit")
+    for path in ("/rerank", "/v1/rerank", "/v2/rerank", "/invocations"):
+        plain = client.ok(path, body)["results"]
+        for extra in ({"raw_scores": False}, {"raw_scores": None}, {"raw_scores": False, "use_activation": True}):
+            assert client.ok(path, {**body, **extra})["results"] == plain
+    for flag in (True, False):
+        error = client.error("/rerank", {**body, "raw_scores": flag, "use_activation": flag})
+        assert "contradict" in error["message"] and error["param"] == "raw_scores"
+    declares_logits = {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}
+    folder = tiny_models.make(tmp_path, "Bert", llms.CLASSIFIER, num_labels=1, **declares_logits)
+    with LLM(folder) as llm, serving(llm) as raw_client:
+        kinds = [
+            raw_client.ok("/rerank", {**body, **extra})["score_kind"]
+            for extra in ({}, {"raw_scores": True}, {"raw_scores": False})
+        ]
+        assert kinds == ["logit", "logit", "sigmoid"]
 
 
 def test_score_limits_count_tokens_of_each_side(client: Client) -> None:

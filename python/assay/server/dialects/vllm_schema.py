@@ -176,6 +176,8 @@ class Rerank(Scored):
     query: str | Content
     documents: Side
     top_n: int = Field(0, ge=0, description="How many results; 0 or null gives all.")
+    top_k: int = Field(0, ge=0, description="The same, as Voyage's clients call it.")
+    raw_scores: bool | None = Field(None, description="Infinity's: true gives logits, false probabilities.")
     return_documents: bool | None = Field(None, description="Accepted; documents are always returned.")
     long_input: Window | None = None
 
