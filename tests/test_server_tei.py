@@ -10,6 +10,7 @@ import torch
 import llms
 import tiny_models
 from assay import LLM
+from assay.server.settings import RequestPolicy, ServerSettings
 from served import Client, serving, shared_client
 
 TEXT = "Loved the new café"
@@ -74,6 +75,38 @@ def test_rerank_texts_gives_a_bare_list(client: Client) -> None:
     with_text = reranker.ok("/rerank", {**body, "return_text": True, "top_n": 1, "model": "whatever"})
     assert with_text == [{"index": order[0], "text": texts[order[0]], "score": scores[order[0]]}]
     assert reranker.post("/rerank", {"query": "q", "texts": []}).status_code == 422
+
+
+def test_a_query_longer_than_the_model_is_cut_behind_a_template_too() -> None:
+    template = "about | {{ messages[0].content }} | {{ messages[1].content }}"
+    texts, query = ["first", "second and longer", "word " * 300], "a " * 300
+    with llms.load(num_labels=1, score_template=template) as llm, serving(llm) as client:
+        room = (128 - len(llm.encode("about | | ", pooling_task="classify")[0].prompt_token_ids)) // 2
+        outputs = llm.score(("a " * room).strip(), texts, truncate_prompt_tokens=-1, use_tqdm=False)
+        expected = {index: output.outputs.score for index, output in enumerate(outputs)}
+        response = client.post("/rerank", {"query": query, "texts": texts, "raw_scores": False})
+        assert response.status_code == 200, response.text
+        assert {item["index"]: item["score"] for item in response.json()} == expected
+        assert response.headers["x-assay-truncated-items"] == "3"
+        refused = client.post("/rerank", {"query": query, "texts": texts, "truncate": False})
+        assert refused.status_code == 422 and "reduce the length" in refused.json()["error"]
+        named = client.error("/rerank", {"query": query, "documents": texts, "truncate_prompt_tokens": -1})
+        assert "truncate_prompt_tokens=128 leaves no room for the document" in named["message"]
+        auto = ServerSettings(requests=RequestPolicy(auto_truncate=True))
+        with serving(llm, auto) as cutting:
+            results = cutting.ok("/rerank", {"query": query, "documents": texts})["results"]
+            assert {item["index"]: item["relevance_score"] for item in results} == expected
+        windows = client.error("/rerank", {"query": query, "documents": texts, "long_input": {}})
+        assert windows["message"] == "long_input: the query and the template leave no room for the text"
+
+
+def test_a_template_that_leaves_no_room_says_so_in_words_of_the_dialect() -> None:
+    template = "about " * 130 + "{{ messages[0].content }} {{ messages[1].content }}"
+    with llms.load(num_labels=1, score_template=template) as llm, serving(llm) as client:
+        response = client.post("/rerank", {"query": "q", "texts": ["a"]})
+        assert response.status_code == 422 and response.json()["error_type"] == "Validation"
+        assert response.json()["error"].startswith("the template alone takes ")
+        assert "truncate_prompt_tokens" not in response.text
 
 
 def test_wrong_kind_of_model_is_a_424(client: Client) -> None:

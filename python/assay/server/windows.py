@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
+from assay.errors import ValidationError
 from assay.params import PoolingParams
-from assay.server.errors import refuse
+from assay.server.errors import Refused, refuse
 from assay.server.result import Item
 from assay.text_limits import cut_texts
 
@@ -23,13 +24,20 @@ SLACK: Final = 64
 MAX_OVERLAP: Final = 16
 """A token is read at most this often: a small stride would make any text a load without bounds."""
 
+TOO_LONG: Final = ("input_tokens", "input_text")
+"""What a ValidationError is about that says that a prompt is longer than the model."""
+
 
 def window_size(room: int) -> int:
     """Content tokens of one window where the model has `room` for them beside everything else."""
     size = room - max(1, room // SLACK)
     if size < 1:
-        raise refuse("long_input: the query and the template leave no room for the text", param="long_input")
+        raise _no_room()
     return size
+
+
+def _no_room() -> Refused:
+    return refuse("long_input: the query and the template leave no room for the text", param="long_input")
 
 
 def split_text(tokenizer: Tokenizer, text: str, size: int, long_input: LongInput) -> list[str]:
@@ -130,11 +138,16 @@ def windowed_documents(
 
 
 def _frame_size(query: Any, query_limit: int, model: ServedModel, options: CallOptions) -> int:
-    """Tokens that stand beside every window: those of the query and the template, without padding."""
+    """Tokens that stand beside every window: those of the query and the template, uncut and without padding."""
     params = PoolingParams(extra_kwargs={"max_tokens_per_query": query_limit})
     probe = model.session.prepare_score(query, "", params, options).job
-    unpadded = dataclasses.replace(probe.options, pad_to=None)
-    return len(model.session.renderer.render(probe.prompts[-1:], unpadded)[0].input_ids)
+    whole = dataclasses.replace(probe.options, truncate_to=None, pad_to=None)
+    try:
+        return len(model.session.renderer.render(probe.prompts[-1:], whole)[0].input_ids)
+    except ValidationError as err:
+        if err.parameter in TOO_LONG:
+            raise _no_room() from None
+        raise
 
 
 def joined(items: list[Item], counts: list[int], aggregate: str) -> list[Item]:
