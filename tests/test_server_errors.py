@@ -15,7 +15,10 @@ from assay.server.errors import failure_of, refuse, schema_failure, scrubbed
 from assay.server.settings import RequestPolicy, ServerSettings
 from served import serving, shared_client
 
-PATHS = ("/classify", "/pooling", "/tokenize", "/detokenize", "/invocations", "/predict", "/embeddings")
+PATHS = (
+    *("/classify", "/pooling", "/tokenize", "/detokenize", "/decode"),
+    *("/invocations", "/predict", "/embeddings"),
+)
 SCORE_PATHS = ("/score", "/rerank", "/v2/rerank", "/invocations")
 HOSTILE = [
     b"",
@@ -72,6 +75,22 @@ HOSTILE = [
     b'{"tokens": [99999999999]}',
     b'{"tokens": [99999999999999999999999]}',
     b'{"prompt": ""}',
+    b'{"messages": [{"role": "user", "content": "x"}], "tools": [' + b'{"a":' * 900 + b"1" + b"}" * 900 + b"]}",
+    b'{"messages": [{"role": "user", "content": "x"}], "tools": "x", "chat_template_kwargs": {"tools": 5}}',
+    b'{"inputs": "\\u0000\\ud83d\\ude00", "prompt_name": "\\u0000"}',
+    b'{"inputs": "x", "add_special_tokens": "maybe"}',
+    b'{"ids": [0, 4294967295, 4294967296]}',
+    b'{"ids": [[], [-1]]}',
+    b'{"ids": [1.5, true, null, "a"]}',
+    b'{"ids": ' + b"[" * 900 + b"]" * 900 + b"}",
+    b'{"query": "q", "documents": ["a"], "raw_scores": true, "use_activation": true}',
+    b'{"query": "q", "documents": ["a"], "raw_scores": "x", "top_k": 99999999999999999999}',
+    b'{"query": "q", "documents": ["a"], "top_k": -1, "top_n": 1.5}',
+    b'{"query": "q", "documents": ["a"], "long_input": {}, "max_tokens_per_doc": 9223372036854775807}',
+    b'{"query": "q", "documents": ["a"], "long_input": {}, "max_tokens_per_query": -1, "padding": "max_length"}',
+    b'{"query": "q", "documents": ["a"], "long_input": {}, "max_tokens_per_doc": 18446744073709551616}',
+    b'{"input": "x", "embed_dtype": "fp8_e4m3", "encoding_format": "base64", "endianness": "big"}',
+    b'{"input": "x", "softmax": {}, "activation": []}',
     b'{"inputs": [["a", "b"], []]}',
     b'{"queries": [], "documents": []}',
     b'{"text_1": {}, "text_2": [[]]}',
@@ -99,13 +118,24 @@ def test_mutated_bodies_never_give_a_5xx() -> None:
         {"query": "q", "documents": ["a", {"text": "b"}], "top_n": 1, "max_tokens_per_doc": 3, "long_input": {}},
         {"messages": [{"role": "user", "content": "x"}], "add_generation_prompt": True, "chat_template_kwargs": {}},
         {"inputs": [["a", "b"]], "truncate": True, "raw_scores": False},
+        {
+            "query": "q",
+            "documents": ["a", "b"],
+            "top_k": 1,
+            "raw_scores": True,
+            "padding": "max_length",
+            "long_input": {},
+        },
+        {"inputs": ["a", "b"], "add_special_tokens": False, "prompt_name": None},
+        {"ids": [[5, 6], [7]], "skip_special_tokens": False},
+        {"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function"}]},
     ]
     clients = {3: shared_client(3), 1: shared_client(1)}
-    for _ in range(300):
+    for _ in range(500):
         body: dict[str, Any] = dict(rng.choice(good))
         for _ in range(rng.randint(1, 2)):
             body[rng.choice([*body, "normalize", "task", "timeout_ms", "padding"])] = rng.choice(values)
-        path = rng.choice(["/classify", "/pooling", "/rerank", "/score", "/predict", "/invocations", "/tokenize"])
+        path = rng.choice([*PATHS, *SCORE_PATHS])
         response = clients[rng.choice([1, 3])].post(path, content=json.dumps(body).encode())
         assert response.status_code < 500, (path, body, response.text)
 

@@ -163,6 +163,73 @@ def test_info_of_a_token_classifier_has_its_labels(num_labels: int) -> None:
     assert "embedding" in shared_client(1, llms.MODEL).get("/info").json()["model_type"]
 
 
+@pytest.mark.parametrize("path", ["/tokenize", "/v1/tokenize"])
+def test_tokenize_describes_every_token_with_its_place_in_bytes(client: Client, path: str) -> None:
+    _, tokenizer = llms.reference()
+    texts = ["Loved the new café, 図書館 📚 ok", "plain"]
+    reply = client.ok(path, {"inputs": texts, "prompt_name": None, "model": "whatever"})
+    for text, tokens in zip(texts, reply, strict=True):
+        wanted = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)
+        assert [token["id"] for token in tokens] == wanted["input_ids"]
+        assert all(list(token) == ["id", "text", "special", "start", "stop"] for token in tokens)
+        assert [token["special"] for token in tokens] == [bool(mask) for mask in wanted["special_tokens_mask"]]
+        assert tokens[0] == {
+            "id": tokenizer.cls_token_id,
+            "text": "[CLS]",
+            "special": True,
+            "start": None,
+            "stop": None,
+        }
+        for token, (start, stop) in zip(tokens[1:-1], wanted["offset_mapping"][1:-1], strict=True):
+            assert token["text"] == text[start:stop] == text.encode()[token["start"] : token["stop"]].decode()
+    assert client.ok(path, {"inputs": texts[0]}) == reply[:1]
+    assert client.ok(path, {"inputs": texts, "add_special_tokens": False}) == [tokens[1:-1] for tokens in reply]
+    as_vllm = client.ok(path, {"inputs": 5, "prompt": "x"}, headers={"X-Assay-Dialect": "vllm"})
+    assert as_vllm["tokens"] == tokenizer("x")["input_ids"]
+
+
+@pytest.mark.parametrize("path", ["/decode", "/v1/decode"])
+def test_decode_gives_a_list_of_texts(client: Client, path: str) -> None:
+    _, tokenizer = llms.reference()
+    rows = [tokenizer(text)["input_ids"] for text in ("one text", "and another")]
+    plain = [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+    assert client.ok(path, {"ids": rows}) == client.ok(path, {"ids": rows, "skip_special_tokens": True}) == plain
+    assert client.ok(path, {"ids": rows[0]}) == plain[:1]
+    assert client.ok(path, {"ids": rows[0], "skip_special_tokens": False}) == [tokenizer.decode(rows[0])]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "text"),
+    [
+        ("/tokenize", {"inputs": []}, "`inputs` cannot be empty"),
+        ("/tokenize", {"inputs": ""}, "`inputs` cannot be empty"),
+        ("/tokenize", {"inputs": ["a", ""]}, "`inputs` cannot be empty"),
+        ("/tokenize", {"inputs": "a", "prompt_name": "no"}, "Available prompts: []"),
+        ("/tokenize", {"inputs": None}, "inputs"),
+        ("/tokenize", {"inputs": [5]}, "inputs"),
+        ("/decode", {"ids": []}, "`ids` cannot be empty"),
+        ("/decode", {"ids": [[1], []]}, "`ids` cannot be empty"),
+        ("/decode", {"ids": "a"}, "ids"),
+        ("/decode", {"ids": [-1]}, "greater_than_equal"),
+        ("/decode", {"ids": [2**40]}, ""),
+        ("/decode", {"ids": [[1], 2]}, "ids"),
+        ("/decode", {"tokens": [1]}, "missing"),
+        ("/decode", ["a"], ""),
+    ],
+)
+def test_tokenizing_refuses_in_words_of_the_dialect(client: Client, path: str, body: Any, text: str) -> None:
+    response = client.post(path, body)
+    assert response.status_code == 422, response.text
+    assert set(response.json()) == {"error", "error_type"} and response.json()["error_type"] == "Validation"
+    assert text in response.json()["error"]
+
+
+def test_more_text_than_tokenize_describes_is_refused(client: Client) -> None:
+    for inputs in ("a " * 1_000_001, ["a"] * 700_000):
+        response = client.post("/tokenize", {"inputs": inputs})
+        assert response.status_code == 413 and "at most 2000000 characters" in response.json()["error"]
+
+
 def test_dialect_header_overrides_detection() -> None:
     client = shared_client(1)
     body = {"query": "q", "documents": ["a"], "texts": ["a", "b"]}

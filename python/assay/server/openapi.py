@@ -19,8 +19,9 @@ BODIES: Final[dict[str, tuple[type[BaseModel], ...]]] = {
     "/pooling": (vllm.PoolingCompletion, vllm.PoolingChat),
     "/embeddings": (vllm.Embeddings,),
     "/predict": (tei.Predict,),
-    "/tokenize": (vllm.TokenizeCompletion, vllm.TokenizeChat),
+    "/tokenize": (vllm.TokenizeCompletion, vllm.TokenizeChat, tei.TokenizeTexts),
     "/detokenize": (vllm.Detokenize,),
+    "/decode": (tei.Decode,),
 }
 SUMMARIES: Final = {
     "/classify": "Label probabilities of texts, or of one conversation",
@@ -33,6 +34,7 @@ SUMMARIES: Final = {
     "/invocations": "Any of the above, recognised by its body",
     "/tokenize": "Token ids of a text",
     "/detokenize": "The text of token ids",
+    "/decode": "The same, as text-embeddings-inference gives it",
 }
 HEALTH: Final = ("/health", "/ping", "/ready")
 GETS: Final = {
