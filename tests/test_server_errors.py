@@ -17,9 +17,9 @@ from served import serving, shared_client
 
 PATHS = (
     *("/classify", "/pooling", "/tokenize", "/detokenize", "/decode"),
-    *("/invocations", "/predict", "/embeddings"),
+    *("/invocations", "/predict", "/embeddings", "/"),
 )
-SCORE_PATHS = ("/score", "/rerank", "/v2/rerank", "/invocations")
+SCORE_PATHS = ("/score", "/rerank", "/v2/rerank", "/invocations", "/")
 HOSTILE = [
     b"",
     b"nonsense",
@@ -81,6 +81,12 @@ HOSTILE = [
     b'{"inputs": "x", "add_special_tokens": "maybe"}',
     b'{"ids": [0, 4294967295, 4294967296]}',
     b'{"ids": [[], [-1]]}',
+    b'{"inputs": "x", "parameters": null}',
+    b'{"inputs": "x", "parameters": {"top_k": 0}}',
+    b'{"inputs": [{"text": "a", "text_pair": 5}, "b"], "parameters": {}}',
+    b'{"inputs": [], "parameters": {"function_to_apply": "softmax", "truncation": false}}',
+    b'{"inputs": "x", "parameters": {"function_to_apply": "softmax"}}',
+    b'{"inputs": "x", "parameters": {"candidate_labels": ["a"], "x": ' + b"[" * 900 + b"]" * 900 + b"}}",
     b'{"ids": [1.5, true, null, "a"]}',
     b'{"ids": ' + b"[" * 900 + b"]" * 900 + b"}",
     b'{"query": "q", "documents": ["a"], "raw_scores": true, "use_activation": true}',
@@ -127,6 +133,7 @@ def test_mutated_bodies_never_give_a_5xx() -> None:
             "long_input": {},
         },
         {"inputs": ["a", "b"], "add_special_tokens": False, "prompt_name": None},
+        {"inputs": [{"text": "a", "text_pair": "b"}, "c"], "parameters": {"top_k": 1, "function_to_apply": "sigmoid"}},
         {"ids": [[5, 6], [7]], "skip_special_tokens": False},
         {"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function"}]},
     ]

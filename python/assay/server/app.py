@@ -122,7 +122,7 @@ def _add_routes(app: FastAPI, state: ServerState) -> dict[tuple[str, str], Handl
     for path, rows in ROUTES.items():
         handler = Endpoint(rows, state).__call__
         posts[path] = handler
-        if not path.startswith("/v2/"):
+        if path != "/" and not path.startswith("/v2/"):
             posts[f"/v1{path}"] = handler
     for path, works in TOKEN_ROUTES.items():
         posts[path] = posts[f"/v1{path}"] = TokenEndpoint(state, works).__call__
