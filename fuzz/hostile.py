@@ -82,12 +82,13 @@ user request_id priority padding cache_salt truncate_prompt_tokens truncation_si
 add_special_tokens add_generation_prompt continue_final_message chat_template chat_template_kwargs instruction
 use_activation activation softmax normalize raw_scores task dimensions encoding_format embed_dtype endianness
 max_tokens_per_query max_tokens_per_doc max_chunks_per_doc rank_fields return_documents return_text return_scores labels
-threshold timeout_ms long_input mm_processor_kwargs media_io_kwargs __proto__ constructor
+threshold timeout_ms long_input ids skip_special_tokens prompt_name tools parameters mm_processor_kwargs media_io_kwargs
+__proto__ constructor
 """.split()
 """Names that some route reads, and two that only JavaScript fears."""
 
 ROUTES = """
-/classify /v1/classify /score /v1/score /rerank /v1/rerank /v2/rerank /pooling /predict /tokenize /detokenize
+/classify /v1/classify /score /v1/score /rerank /v1/rerank /v2/rerank /pooling /predict /tokenize /detokenize /decode
 /invocations /v1/embeddings / /info /health /metrics /v1/models /nowhere
 """.split()
 """Where a body may be sent instead of where it belongs."""

@@ -13,7 +13,8 @@ from assay.errors import ValidationError
 from assay.rendering import Renderer
 from assay.templated import ScoreTemplate, TemplatedPair, added_bos, ends_of
 from assay.templates import Template, template_source
-from assay.tokenize_options import tokenize_options
+from assay.text_limits import cut_texts
+from assay.tokenize_options import TokenizeOptions, tokenize_options
 from assay.tokenizer import Tokenizer
 
 QUERY = "how long does the battery last?"
@@ -189,6 +190,28 @@ def test_a_limit_below_the_query_and_the_template_is_refused() -> None:
         assert render(name, QUERY, LONG, truncate_prompt_tokens=least) == render(name, QUERY, "")
         with pytest.raises(ValidationError, match=f"leaves no room for the document: .* take {least} tokens"):
             render(name, QUERY, LONG, truncate_prompt_tokens=least - 1)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("doc", ["", "short", LONG])
+def test_a_query_that_leaves_no_room_is_cut_where_that_is_asked_for(name: str, side: str, doc: str) -> None:
+    by_hand, make_tokenizer = CASES[name]
+    ours = tokenizer(name)
+    keep = len(make_tokenizer()(by_hand("", ""))["input_ids"]) + 101
+    options = TokenizeOptions(MAX_MODEL_LEN, keep, cut_query=True, cut_side=side)
+    pairs: list[Any] = [TemplatedPair(template(name), LONG, doc)]
+    (sequence,) = Renderer(ours, ours.max_token_id + 1, 0).render(pairs, options)
+    assert sequence.is_truncated and len(sequence) <= keep
+    (query,) = cut_texts(ours, [LONG], 50, side)
+    if doc != LONG:
+        assert sequence.input_ids == make_tokenizer()(by_hand(query, doc))["input_ids"]
+    else:
+        head, tail = by_hand(query, "\0").split("\0")
+        assert head in ours.decode(sequence.input_ids) and ours.decode(sequence.input_ids).endswith(tail)
+    least = TokenizeOptions(MAX_MODEL_LEN, keep - 100, cut_query=True)
+    with pytest.raises(ValidationError, match=f"the template alone takes {keep - 101} of the {keep - 100} tokens"):
+        Renderer(ours, ours.max_token_id + 1, 0).render(pairs, least)
 
 
 def test_without_truncation_too_long_is_an_error() -> None:

@@ -114,6 +114,21 @@ def test_tokenize_of_a_chat_adds_the_generation_prompt(client: Client) -> None:
     assert tokens == client.ok("/tokenize", wanted)["tokens"]
 
 
+def test_tokenize_of_a_chat_with_tools_equals_transformers() -> None:
+    template = TEMPLATE + "{% if tools %}{{ tools | tojson }}{% else %}no tools{% endif %}"
+    tool = {"type": "function", "function": {"name": "weather", "description": "Of a <city>", "parameters": {}}}
+    _, tokenizer = llms.reference()
+    messages = [{"role": "user", "content": "hi"}]
+    with llms.load(chat_template=template) as llm, serving(llm) as client:
+        for tools in (None, [], [tool], [tool, tool]):
+            wanted = tokenizer.apply_chat_template(
+                messages, tools=tools, chat_template=template, add_generation_prompt=True, return_dict=False
+            )
+            assert client.ok("/tokenize", {"messages": messages, "tools": tools})["tokens"] == wanted
+        for wrong in ("weather", [5], {"a": 1}):
+            assert "tools" in client.error("/tokenize", {"messages": messages, "tools": wrong})["param"]
+
+
 def test_score_templates_and_instructions_over_http() -> None:
     template = "{{ instruction or 'none' }} | {{ messages[0].content }} | {{ messages[1].content }}"
     with llms.load(num_labels=1, score_template=template) as ranker, serving(ranker) as client:

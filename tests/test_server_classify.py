@@ -13,7 +13,13 @@ from served import Client, serving, shared_client
 TEXTS = ["Loved the new café—coffee was great.", "This update broke everything. Frustrating."]
 TOP_KEYS = ["id", "object", "created", "model", "data", "usage"]
 ITEM_KEYS = ["index", "label", "probs", "num_classes"]
-USAGE_KEYS = ["prompt_tokens", "total_tokens", "completion_tokens", "prompt_tokens_details"]
+USAGE_KEYS = [
+    "prompt_tokens",
+    "total_tokens",
+    "completion_tokens",
+    "prompt_tokens_details",
+    "completion_tokens_details",
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +51,7 @@ def test_classify_reply_has_the_documented_shape_key_for_key(client: Client, pat
         "total_tokens": count,
         "completion_tokens": 0,
         "prompt_tokens_details": None,
+        "completion_tokens_details": None,
     }
 
 
@@ -113,6 +120,21 @@ def test_classify_use_activation_is_the_offline_one(client: Client, value: bool 
 )
 def test_classify_refuses_with_a_400_that_says_why(client: Client, body: dict[str, Any], text: str) -> None:
     assert text in client.error("/classify", body)["message"]
+
+
+@pytest.mark.parametrize("name", ["softmax", "activation"])
+def test_removed_names_are_refused_in_the_words_of_the_library(client: Client, name: str) -> None:
+    text = f"Parameter `{name}` was removed; use `use_activation` instead."
+    reranker = shared_client(1)
+    for value in (True, False, "x"):
+        for path in ("/classify", "/pooling", "/invocations"):
+            error = client.error(path, {"input": "x", name: value})
+            assert (error["message"], error["param"], error["type"]) == (text, name, "BadRequestError")
+        for path in ("/score", "/rerank", "/v2/rerank"):
+            assert (
+                reranker.error(path, {"queries": "q", "query": "q", "documents": ["a"], name: value})["message"] == text
+            )
+    assert client.ok("/classify", {"input": "x", name: None})["data"][0]["probs"] == offline("x")[0]
 
 
 def test_classify_accepts_the_harmless(client: Client) -> None:

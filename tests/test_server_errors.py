@@ -15,8 +15,11 @@ from assay.server.errors import failure_of, refuse, schema_failure, scrubbed
 from assay.server.settings import RequestPolicy, ServerSettings
 from served import serving, shared_client
 
-PATHS = ("/classify", "/pooling", "/tokenize", "/detokenize", "/invocations", "/predict", "/embeddings")
-SCORE_PATHS = ("/score", "/rerank", "/v2/rerank", "/invocations")
+PATHS = (
+    *("/classify", "/pooling", "/tokenize", "/detokenize", "/decode"),
+    *("/invocations", "/predict", "/embeddings", "/"),
+)
+SCORE_PATHS = ("/score", "/rerank", "/v2/rerank", "/invocations", "/")
 HOSTILE = [
     b"",
     b"nonsense",
@@ -72,6 +75,28 @@ HOSTILE = [
     b'{"tokens": [99999999999]}',
     b'{"tokens": [99999999999999999999999]}',
     b'{"prompt": ""}',
+    b'{"messages": [{"role": "user", "content": "x"}], "tools": [' + b'{"a":' * 900 + b"1" + b"}" * 900 + b"]}",
+    b'{"messages": [{"role": "user", "content": "x"}], "tools": "x", "chat_template_kwargs": {"tools": 5}}',
+    b'{"inputs": "\\u0000\\ud83d\\ude00", "prompt_name": "\\u0000"}',
+    b'{"inputs": "x", "add_special_tokens": "maybe"}',
+    b'{"ids": [0, 4294967295, 4294967296]}',
+    b'{"ids": [[], [-1]]}',
+    b'{"inputs": "x", "parameters": null}',
+    b'{"inputs": "x", "parameters": {"top_k": 0}}',
+    b'{"inputs": [{"text": "a", "text_pair": 5}, "b"], "parameters": {}}',
+    b'{"inputs": [], "parameters": {"function_to_apply": "softmax", "truncation": false}}',
+    b'{"inputs": "x", "parameters": {"function_to_apply": "softmax"}}',
+    b'{"inputs": "x", "parameters": {"candidate_labels": ["a"], "x": ' + b"[" * 900 + b"]" * 900 + b"}}",
+    b'{"ids": [1.5, true, null, "a"]}',
+    b'{"ids": ' + b"[" * 900 + b"]" * 900 + b"}",
+    b'{"query": "q", "documents": ["a"], "raw_scores": true, "use_activation": true}',
+    b'{"query": "q", "documents": ["a"], "raw_scores": "x", "top_k": 99999999999999999999}',
+    b'{"query": "q", "documents": ["a"], "top_k": -1, "top_n": 1.5}',
+    b'{"query": "q", "documents": ["a"], "long_input": {}, "max_tokens_per_doc": 9223372036854775807}',
+    b'{"query": "q", "documents": ["a"], "long_input": {}, "max_tokens_per_query": -1, "padding": "max_length"}',
+    b'{"query": "q", "documents": ["a"], "long_input": {}, "max_tokens_per_doc": 18446744073709551616}',
+    b'{"input": "x", "embed_dtype": "fp8_e4m3", "encoding_format": "base64", "endianness": "big"}',
+    b'{"input": "x", "softmax": {}, "activation": []}',
     b'{"inputs": [["a", "b"], []]}',
     b'{"queries": [], "documents": []}',
     b'{"text_1": {}, "text_2": [[]]}',
@@ -99,13 +124,25 @@ def test_mutated_bodies_never_give_a_5xx() -> None:
         {"query": "q", "documents": ["a", {"text": "b"}], "top_n": 1, "max_tokens_per_doc": 3, "long_input": {}},
         {"messages": [{"role": "user", "content": "x"}], "add_generation_prompt": True, "chat_template_kwargs": {}},
         {"inputs": [["a", "b"]], "truncate": True, "raw_scores": False},
+        {
+            "query": "q",
+            "documents": ["a", "b"],
+            "top_k": 1,
+            "raw_scores": True,
+            "padding": "max_length",
+            "long_input": {},
+        },
+        {"inputs": ["a", "b"], "add_special_tokens": False, "prompt_name": None},
+        {"inputs": [{"text": "a", "text_pair": "b"}, "c"], "parameters": {"top_k": 1, "function_to_apply": "sigmoid"}},
+        {"ids": [[5, 6], [7]], "skip_special_tokens": False},
+        {"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function"}]},
     ]
     clients = {3: shared_client(3), 1: shared_client(1)}
-    for _ in range(300):
+    for _ in range(500):
         body: dict[str, Any] = dict(rng.choice(good))
         for _ in range(rng.randint(1, 2)):
             body[rng.choice([*body, "normalize", "task", "timeout_ms", "padding"])] = rng.choice(values)
-        path = rng.choice(["/classify", "/pooling", "/rerank", "/score", "/predict", "/invocations", "/tokenize"])
+        path = rng.choice([*PATHS, *SCORE_PATHS])
         response = clients[rng.choice([1, 3])].post(path, content=json.dumps(body).encode())
         assert response.status_code < 500, (path, body, response.text)
 
@@ -113,6 +150,12 @@ def test_mutated_bodies_never_give_a_5xx() -> None:
 def test_malformed_json_says_where() -> None:
     error = shared_client().error("/classify", None, content=b'{"input": }')
     assert error["type"] == "Bad Request" and "json_invalid" in error["message"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"input": NaN}', b'{"input": "\\ud800"}', b"x" * 200_000])
+def test_malformed_json_of_invocations_is_told_in_its_own_words(body: bytes) -> None:
+    error = shared_client().error("/invocations", None, content=body)
+    assert error["message"].startswith("JSON decode error: ") and error["type"] == "Bad Request"
 
 
 @pytest.mark.parametrize("media_type", ["text/plain", "", "application/x-www-form-urlencoded"])

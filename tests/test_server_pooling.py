@@ -32,6 +32,7 @@ def test_pooling_classify_is_encode(client: Client) -> None:
         assert [item["object"] for item in reply["data"]] == ["pooling"] * 2
         assert reply["usage"]["prompt_tokens"] == sum(len(output.prompt_token_ids) for output in outputs)
         assert reply["usage"]["completion_tokens"] == 0
+        assert reply["usage"]["prompt_tokens_details"] is reply["usage"]["completion_tokens_details"] is None
 
 
 def test_pooling_of_a_reranker_is_one_value() -> None:
@@ -97,6 +98,7 @@ def test_encodings_round_trip(client: Client, dtype: str, endianness: str) -> No
     assert response.headers["content-type"] == "application/octet-stream"
     metadata = json.loads(response.headers["metadata"])
     assert list(metadata) == ["id", "created", "model", "data", "usage"]
+    assert list(metadata["usage"]) == ["prompt_tokens", "total_tokens"]
     for entry, data in zip(metadata["data"], wanted, strict=True):
         assert (entry["embed_dtype"], entry["endianness"], entry["shape"]) == (dtype, endianness, [3])
         assert torch.equal(unpacked(response.content[entry["start"] : entry["end"]], dtype, endianness), data)

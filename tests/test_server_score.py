@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import llms
-from assay import PoolingParams
+import tiny_models
+from assay import LLM, PoolingParams
 from served import Client, scores, serving, shared_client
 
 QUERY = "how do I reset my password"
@@ -33,7 +35,14 @@ def test_score_takes_every_pair_of_keys(client: Client, path: str, left: str, ri
     assert reply["id"].startswith("score-") and reply["object"] == "list"
     assert [list(item) for item in reply["data"]] == [["index", "object", "score"]] * len(DOCS)
     assert scores(reply) == offline()
-    assert list(reply["usage"]) == ["prompt_tokens", "total_tokens", "completion_tokens", "prompt_tokens_details"]
+    count = reply["usage"]["prompt_tokens"]
+    assert reply["usage"] == {
+        "prompt_tokens": count,
+        "total_tokens": count,
+        "completion_tokens": 0,
+        "prompt_tokens_details": None,
+        "completion_tokens_details": None,
+    }
 
 
 def test_score_pairs_one_to_one_and_many_to_many(client: Client) -> None:
@@ -102,6 +111,40 @@ def test_rerank_bodies_of_other_clients(client: Client) -> None:
             assert response.json()["detail"] == response.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(("top_k", "count"), [(None, 4), (0, 4), (2, 2), (9, 4)])
+def test_rerank_top_k_is_top_n(client: Client, top_k: int | None, count: int) -> None:
+    body = {"query": QUERY, "documents": DOCS}
+    full = client.ok("/rerank", body)["results"]
+    for top_n in ({}, {"top_n": None}, {"top_n": top_k}):
+        assert client.ok("/rerank", {**body, "top_k": top_k, **top_n})["results"] == full[:count]
+    error = client.error("/rerank", {**body, "top_n": 3, "top_k": 2})
+    assert error["message"] == "top_n (3) and top_k (2) contradict each other: pass one" and error["param"] == "top_k"
+    assert client.error("/rerank", {**body, "top_k": -1})["param"] == "body.top_k"
+
+
+def test_rerank_raw_scores_gives_logits_or_probabilities(client: Client, tmp_path: Path) -> None:
+    body = {"query": QUERY, "documents": DOCS, "return_details": True}
+    logits = client.ok("/rerank", {**body, "use_activation": False})
+    for extra in ({}, {"use_activation": False}):
+        raw = client.ok("/rerank", {**body, "raw_scores": True, **extra})
+        assert (raw["results"], raw["score_kind"]) == (logits["results"], "logit")
+    for path in ("/rerank", "/v1/rerank", "/v2/rerank", "/invocations"):
+        plain = client.ok(path, body)["results"]
+        for extra in ({"raw_scores": False}, {"raw_scores": None}, {"raw_scores": False, "use_activation": True}):
+            assert client.ok(path, {**body, **extra})["results"] == plain
+    for flag in (True, False):
+        error = client.error("/rerank", {**body, "raw_scores": flag, "use_activation": flag})
+        assert "contradict" in error["message"] and error["param"] == "raw_scores"
+    declares_logits = {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}
+    folder = tiny_models.make(tmp_path, "Bert", llms.CLASSIFIER, num_labels=1, **declares_logits)
+    with LLM(folder) as llm, serving(llm) as raw_client:
+        kinds = [
+            raw_client.ok("/rerank", {**body, **extra})["score_kind"]
+            for extra in ({}, {"raw_scores": True}, {"raw_scores": False})
+        ]
+        assert kinds == ["logit", "logit", "sigmoid"]
+
+
 def test_score_limits_count_tokens_of_each_side(client: Client) -> None:
     long = "word " * 14
     for limits in ({}, {"max_tokens_per_query": 10}, {"max_tokens_per_doc": 10}):
@@ -140,6 +183,40 @@ def test_rerank_long_documents_in_windows(client: Client) -> None:
     assert "leave no room" in client.error("/rerank", {**body, "query": "word " * 123})["message"]
 
 
+def test_windows_cover_what_a_limit_leaves_of_a_document(client: Client) -> None:
+    doc = "b c d e " * 100
+    body = {"query": "a", "documents": [doc], "long_input": {"mode": "window"}}
+    whole = client.ok("/rerank", body)
+    assert whole["usage"]["prompt_tokens"] == 400 + 4 * 4  # each of four windows has the query and three special tokens
+    short = client.ok("/rerank", {**body, "max_tokens_per_doc": 10})
+    assert short["usage"]["prompt_tokens"] == 10 + 4 and short["results"][0]["num_windows"] == 1
+    assert short["results"][0]["relevance_score"] == offline("a", doc[:19])[0]
+    # A limit may be beyond what the model reads at once, also where Cohere's clients state theirs.
+    for path in ("/rerank", "/v2/rerank"):
+        limited = client.ok(path, {**body, "max_tokens_per_doc": 200})
+        same = client.ok(path, {**body, "documents": ["b c d e " * 50]})
+        assert limited["usage"] == same["usage"]
+        assert limited["results"][0]["relevance_score"] == same["results"][0]["relevance_score"]
+    negative = client.error("/rerank", {**body, "max_tokens_per_doc": -1})
+    assert negative["message"] == "max_tokens_per_doc must be a non-negative integer"
+
+
+def test_windows_leave_room_for_the_query_as_it_is_cut(client: Client) -> None:
+    window = {"documents": ["b c d e " * 100], "long_input": {"mode": "window"}}
+    limited = client.ok("/rerank", {**window, "query": "a " * 300, "max_tokens_per_query": 10})
+    same = client.ok("/rerank", {**window, "query": ("a " * 10).strip()})
+    assert limited["usage"] == same["usage"]
+    assert limited["results"][0]["relevance_score"] == same["results"][0]["relevance_score"]
+    large = client.error("/rerank", {**window, "query": "a", "max_tokens_per_query": 128})
+    assert large["message"] == "max_tokens_per_query (128) must be less than max_model_len (128)."
+
+
+def test_windows_may_be_padded(client: Client) -> None:
+    body = {"query": "a", "documents": ["b c d e " * 100], "long_input": {"mode": "window"}, "padding": "max_length"}
+    reply = client.ok("/rerank", body)
+    assert reply["results"][0]["num_windows"] == 4 and reply["usage"]["prompt_tokens"] == 4 * 128
+
+
 def test_use_activation_false_gives_logits(client: Client) -> None:
     params = PoolingParams(use_activation=False)
     body = {"queries": QUERY, "documents": DOCS, "use_activation": False, "return_details": True}
@@ -170,6 +247,22 @@ def test_embedding_models_score_by_cosine_and_embed() -> None:
             assert np.frombuffer(base64.b64decode(item["embedding"]), "<f4").tolist() == embedding
         assert client.post("/classify", {"input": "x"}).status_code == 404
         assert client.ok("/invocations", {"input": "x"})["data"][0]["object"] == "embedding"
+
+
+def test_embeddings_may_be_raw_and_of_another_type() -> None:
+    client = shared_client(1, llms.MODEL)
+    llm = llms.shared(llms.MODEL, 1)
+    raw = llm.embed(QUERY, pooling_params=PoolingParams(use_activation=False), use_tqdm=False)[0].outputs.embedding
+    unit = llm.embed(QUERY, use_tqdm=False)[0].outputs.embedding
+    for flag, wanted in ((False, raw), (True, unit), (None, unit)):
+        reply = client.ok("/v1/embeddings", {"input": QUERY, "use_activation": flag})
+        assert reply["data"][0]["embedding"] == wanted
+    assert raw != unit
+    for form in ({"embed_dtype": "float16", "endianness": "big"}, {"embed_dtype": "bfloat16"}, {"endianness": "big"}):
+        body = {"input": QUERY, "encoding_format": "base64", **form}
+        pooled = client.ok("/pooling", body)["data"][0]["data"]
+        assert client.ok("/v1/embeddings", body)["data"][0]["embedding"] == pooled
+    assert "literal_error" in client.error("/v1/embeddings", {"input": QUERY, "embed_dtype": "int4"})["message"]
 
 
 def test_embeddings_of_a_reranker_point_to_its_routes(client: Client) -> None:

@@ -77,19 +77,22 @@ class TemplatedPair:
         return self._text(self.doc, options)
 
     def is_long(self, options: TokenizeOptions) -> bool:
-        """Whether the document is sure to be cut, but for very long words."""
-        return options.truncate_to is not None and len(self.doc) > CHARS_PER_TOKEN * options.truncate_to
+        """Whether something is sure to be cut, but for very long words."""
+        size = len(self.query) + len(self.doc)
+        return options.truncate_to is not None and size > CHARS_PER_TOKEN * options.truncate_to
 
     def fitted(self, tokenizer: Tokenizer, options: TokenizeOptions) -> Sequence:
         """The rendered pair with as much of the document as `options.truncate_to` tokens hold; the rest stays whole.
 
-        With a side of "left" the document's end is kept. Raises ValidationError where even an empty document
-        leaves too much.
+        With a side of "left" the document's end is kept. Where even an empty document leaves too much, and
+        options.cut_query is set, the query is cut as well. Raises ValidationError where that is not enough, or not set.
         """
-        limit, side = options.truncate_to, options.truncation_side or options.cut_side or "right"
+        limit, side = options.truncate_to, _side(options)
         assert limit is not None
         frame = self._frame(tokenizer, options)
         if len(frame) > limit:
+            if options.cut_query:
+                return self._with_short_query(tokenizer, options, limit)
             raise ValidationError(
                 f"truncate_prompt_tokens={limit} leaves no room for the document: the query and the template alone "
                 f"take {len(frame)} tokens"
@@ -102,6 +105,19 @@ class TemplatedPair:
                 return sequence if doc == self.doc else replace(sequence, is_truncated=True, num_original=None)
             budget -= len(sequence) - limit
         return replace(frame, is_truncated=bool(self.doc), num_original=None)
+
+    def _with_short_query(self, tokenizer: Tokenizer, options: TokenizeOptions, limit: int) -> Sequence:
+        """The rendered pair with the query cut to half of what the template leaves: the same for every document."""
+        bare = len(replace(self, query="")._frame(tokenizer, options))
+        room = (limit - bare) // 2
+        if room < 1:
+            raise ValidationError(
+                f"the template alone takes {bare} of the {limit} tokens that the model reads: there is no room for a "
+                f"query and a document"
+            )
+        (query,) = cut_texts(tokenizer, [self.query], room, _side(options))
+        pair = replace(self, query=query)
+        return replace(pair.fitted(tokenizer, replace(options, cut_query=False)), is_truncated=True, num_original=None)
 
     def _frame(self, tokenizer: Tokenizer, options: TokenizeOptions) -> Sequence:
         """The pair without its document: the same for all documents of a query."""
@@ -116,6 +132,10 @@ class TemplatedPair:
     def _text(self, doc: str, options: TokenizeOptions) -> str:
         text = self.template.text(self.query, doc, has_special_tokens=options.add_special_tokens)
         return text.lower() if options.do_lower_case else text
+
+
+def _side(options: TokenizeOptions) -> str:
+    return options.truncation_side or options.cut_side or "right"
 
 
 def ends_of(template: Template) -> tuple[str, str] | None:

@@ -23,6 +23,7 @@ class TokenizeOptions:
     truncation_side: None lets the tokenizer truncate (special tokens survive), a side slices the ids.
     cut_side: without a side, where the tokenizer cuts ("left" or "right"); None leaves it to the tokenizer's files.
     only_second: without a side, of a pair only the second text is truncated, instead of the longer one.
+    cut_query: of a templated pair the query is truncated too, where it leaves no room for the document.
     pad_to: append pad tokens up to this length. do_lower_case: None follows the model folder.
     """
 
@@ -34,6 +35,7 @@ class TokenizeOptions:
     do_lower_case: bool | None = None
     cut_side: str | None = None
     only_second: bool = False
+    cut_query: bool = False
 
 
 def tokenize_options(

@@ -33,7 +33,7 @@ from assay.server.runner import Runner
 from assay.server.served import ModelTable, ServedModel
 from assay.server.settings import ServerSettings
 from assay.server.state import ServerState
-from assay.server.tokens import TokenEndpoint, detokenize, tokenize
+from assay.server.tokens import TOKEN_ROUTES, TokenEndpoint
 from assay.server.tracing import Tracing
 
 if TYPE_CHECKING:
@@ -122,10 +122,10 @@ def _add_routes(app: FastAPI, state: ServerState) -> dict[tuple[str, str], Handl
     for path, rows in ROUTES.items():
         handler = Endpoint(rows, state).__call__
         posts[path] = handler
-        if not path.startswith("/v2/"):
+        if path != "/" and not path.startswith("/v2/"):
             posts[f"/v1{path}"] = handler
-    for path, work in (("/tokenize", tokenize), ("/detokenize", detokenize)):
-        posts[path] = posts[f"/v1{path}"] = TokenEndpoint(state, work).__call__
+    for path, works in TOKEN_ROUTES.items():
+        posts[path] = posts[f"/v1{path}"] = TokenEndpoint(state, works).__call__
     posts["/invocations"] = Invocations(state).__call__
     info = Info(state)
     gets: dict[str, Handler] = {

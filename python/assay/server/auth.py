@@ -97,7 +97,7 @@ def route_path(scope: Scope) -> str:
     """The path below the root path, as routes see it."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     if root and (path == root or path.startswith(root + "/")):
-        path = path[len(root) :]
+        path = path[len(root) :] or "/"
     return path
 
 

@@ -51,9 +51,7 @@ def _too_large(max_bytes: int) -> Refused:
 async def parse_json(raw: bytes) -> Any:
     """The value of a JSON body; Refused with a 400 for anything else, NaN and lone surrogates included."""
     try:
-        if len(raw) < LARGE_BODY:
-            return orjson.loads(raw)
-        return await asyncio.to_thread(orjson.loads, raw)
+        return await decoded(raw)
     except orjson.JSONDecodeError as err:
         entry = {
             "type": "json_invalid",
@@ -63,3 +61,10 @@ async def parse_json(raw: bytes) -> Any:
             "ctx": {"error": err.msg},
         }
         raise Refused(schema_failure([entry])) from None
+
+
+async def decoded(raw: bytes) -> Any:
+    """The value of a JSON body; raises orjson.JSONDecodeError."""
+    if len(raw) < LARGE_BODY:
+        return orjson.loads(raw)
+    return await asyncio.to_thread(orjson.loads, raw)

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -25,6 +25,7 @@ from assay.server.runner import MANY_RESULTS
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from assay.server.dialects.base import Dialect
     from assay.server.request import Call
     from assay.server.result import Answer
     from assay.server.served import ServedModel
@@ -58,7 +59,7 @@ class Endpoint:
                 if len(raw) > SHORT_BODY:
                     weight += 1
                     state.offers.add(1)
-                body = await parse_json(raw)
+                body = await self.parse(raw)
                 operation = self.choose(body, request)
                 model = self._model_for(operation, body)
                 self._check(operation, model)
@@ -81,16 +82,16 @@ class Endpoint:
             state.offers.add(-weight)
             state.lifecycle.num_in_flight -= 1
 
+    async def parse(self, raw: bytes) -> Any:
+        """The value of a body; Refused where it is no JSON."""
+        return await parse_json(raw)
+
     def choose(self, body: Any, request: Request) -> Operation:
         """The operation of the first row that matches, or of the dialect that a header names."""
-        wanted = request.headers.get(DIALECT_HEADER)
+        wanted = wanted_dialect(request, {row.operation.dialect.name for row in self.rows})
         if wanted is None:
             return next(row.operation for row in self.rows if row.matches(body, request.headers))
-        for row in self.rows:
-            if row.operation.dialect.name == wanted.lower():
-                return row.operation
-        known = ", ".join(sorted({row.operation.dialect.name for row in self.rows}))
-        raise refuse(f"{DIALECT_HEADER}: this route speaks {known}, got {wanted[:100]!r}", param=DIALECT_HEADER)
+        return next(row.operation for row in self.rows if row.operation.dialect.name == wanted)
 
     def _model_for(self, operation: Operation, body: Any) -> ServedModel:
         """The model the body names, else the first that can do what is asked."""
@@ -150,7 +151,16 @@ class Endpoint:
             logger.error("%s failed: %s", operation.name, failure.kind, exc_info=err)
         self._state.metrics.refused(model, failure.kind)
         request.scope[RECORD].update(error=failure.kind, **({} if model is None else {"model": model.name}))
-        return failure_response(operation, failure)
+        return failure_response(operation.dialect, failure)
+
+
+def wanted_dialect(request: Request, known: Collection[str]) -> str | None:
+    """The dialect that a header names, None where there is no such header; Refused for one that is not `known`."""
+    wanted = request.headers.get(DIALECT_HEADER)
+    if wanted is None or wanted.lower() in known:
+        return wanted and wanted.lower()
+    names = ", ".join(sorted(known))
+    raise refuse(f"{DIALECT_HEADER}: this route speaks {names}, got {wanted[:100]!r}", param=DIALECT_HEADER)
 
 
 def exists_for(operation: Operation, model: ServedModel) -> bool:
@@ -175,9 +185,9 @@ def can_run(operation: Operation, model: ServedModel) -> bool:
     return True
 
 
-def failure_response(operation: Operation, failure: Failure) -> Response:
-    """A failure in the form of the operation's dialect."""
-    status, content = operation.dialect.fail(failure)
+def failure_response(dialect: Dialect, failure: Failure) -> Response:
+    """A failure in the form of the dialect."""
+    status, content = dialect.fail(failure)
     headers = {}
     if failure.retry_after_s is not None:
         # Whole seconds for the standard header; openai's clients also read milliseconds.

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 import assay
 from assay.server.metrics import CONTENT_TYPE
+from assay.tasks import EMBED_TASKS
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -92,10 +93,10 @@ class Info:
         config = model.llm.llm_engine.vllm_config.scheduler_config
         names = {str(index): label for index, label in model.id2label.items()}
         maps = {"id2label": names, "label2id": {label: index for index, label in model.id2label.items()}}
-        if model.task != "classify":
+        if model.task in EMBED_TASKS:
             kind: dict[str, Any] = {"embedding": {"pooling": model.session.model.pooling}}
-        else:
-            kind = {"reranker" if model.num_labels == 1 else "classifier": maps}
+        else:  # there is no word for a classifier of tokens: its labels are what it shares with one of texts
+            kind = {"reranker" if model.can_score else "classifier": maps}
         return _json(
             {
                 "model_id": model.source,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
+from assay.server.body import decoded
 from assay.server.dialects.table import INPUT_OPERATIONS, INVOCATIONS
 from assay.server.dialects.vllm_pooling import POOLING
 from assay.server.endpoint import Endpoint, can_run
@@ -21,6 +24,13 @@ class Invocations(Endpoint):
 
     def __init__(self, state: ServerState) -> None:
         super().__init__(INVOCATIONS, state)
+
+    async def parse(self, raw: bytes) -> Any:
+        """As on every route, but what is no JSON is told as vLLM tells it here."""
+        try:
+            return await decoded(raw)
+        except orjson.JSONDecodeError as err:
+            raise refuse(f"JSON decode error: {err}", kind="Bad Request") from None
 
     def choose(self, body: Any, request: Request) -> Operation:
         """The first operation whose keys are there and that the model can do."""

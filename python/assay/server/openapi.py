@@ -8,7 +8,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from assay.server.dialects import tei
+from assay.server.dialects import hf, tei
 from assay.server.dialects import vllm_schema as vllm
 
 BODIES: Final[dict[str, tuple[type[BaseModel], ...]]] = {
@@ -19,8 +19,10 @@ BODIES: Final[dict[str, tuple[type[BaseModel], ...]]] = {
     "/pooling": (vllm.PoolingCompletion, vllm.PoolingChat),
     "/embeddings": (vllm.Embeddings,),
     "/predict": (tei.Predict,),
-    "/tokenize": (vllm.TokenizeCompletion, vllm.TokenizeChat),
+    "/": (hf.TextClassification, tei.Predict, tei.RerankTexts),
+    "/tokenize": (vllm.TokenizeCompletion, vllm.TokenizeChat, tei.TokenizeTexts),
     "/detokenize": (vllm.Detokenize,),
+    "/decode": (tei.Decode,),
 }
 SUMMARIES: Final = {
     "/classify": "Label probabilities of texts, or of one conversation",
@@ -30,9 +32,11 @@ SUMMARIES: Final = {
     "/pooling": "Results of the active task as numbers, base64 or bytes",
     "/embeddings": "Embeddings, as OpenAI gives them",
     "/predict": "Label probabilities, as text-embeddings-inference gives them",
+    "/": "Label probabilities, as Hugging Face's inference API gives them, or text-embeddings-inference",
     "/invocations": "Any of the above, recognised by its body",
     "/tokenize": "Token ids of a text",
     "/detokenize": "The text of token ids",
+    "/decode": "The same, as text-embeddings-inference gives it",
 }
 HEALTH: Final = ("/health", "/ping", "/ready")
 GETS: Final = {

@@ -39,12 +39,12 @@ class PreparedCall:
 def prepare(call: Call, model: ServedModel, policy: RequestPolicy) -> PreparedCall:
     """Check `call` against `model`; raises Refused or a ValueError. May tokenise: see `is_heavy`."""
     _check_conditions(call, model)
-    prepared, shape = _prepared(call, model, _options(call, model, policy))
+    prepared, shape = _prepared(call, model, _options(call, policy))
     job = prepared.job
     job.priority = call.priority
     job.cache_salt = call.cache_salt
-    if call.cut_side is not None:
-        job.options = dataclasses.replace(job.options, cut_side=call.cut_side)
+    if call.cut_side is not None or _cuts(call, policy):
+        job.options = dataclasses.replace(job.options, cut_side=call.cut_side, cut_query=_cuts(call, policy))
     timeout_ms = call.timeout_ms or policy.default_timeout_ms
     if timeout_ms is not None:
         job.deadline = time.monotonic() + timeout_ms / 1000.0
@@ -91,9 +91,9 @@ def _check_conditions(call: Call, model: ServedModel) -> None:
         raise refuse("long_input takes plain texts: a conversation is read whole", param="long_input")
 
 
-def _options(call: Call, model: ServedModel, policy: RequestPolicy) -> CallOptions:
+def _options(call: Call, policy: RequestPolicy) -> CallOptions:
     """Tokenization and templates; the server's variables for templates are there unless the request sets them."""
-    work, tokenization = call.work, _tokenization(call, model, policy)
+    work, tokenization = call.work, _tokenization(call, policy)
     if isinstance(work, Chat):
         return CallOptions(tokenization_kwargs=tokenization, chat=chat_options(work, policy))
     if isinstance(work, Encode):
@@ -113,10 +113,15 @@ def chat_options(work: Chat, policy: RequestPolicy) -> ChatOptions:
     )
 
 
-def _tokenization(call: Call, model: ServedModel, policy: RequestPolicy) -> dict[str, Any]:
-    kwargs = dict(call.tokenization)
+def _cuts(call: Call, policy: RequestPolicy) -> bool:
+    """Whether what is too long is cut although the request names no length to cut it to."""
     cuts = policy.auto_truncate if call.cut_long is None else call.cut_long
-    if "truncate_prompt_tokens" not in kwargs and (cuts or call.long_input is not None):
+    return cuts and "truncate_prompt_tokens" not in call.tokenization
+
+
+def _tokenization(call: Call, policy: RequestPolicy) -> dict[str, Any]:
+    kwargs = dict(call.tokenization)
+    if _cuts(call, policy) or call.long_input is not None:
         kwargs["truncate_prompt_tokens"] = -1
     return kwargs
 
@@ -147,8 +152,12 @@ def _prepared_score(call: Call, work: Score, model: ServedModel, options: CallOp
     limits = {"max_tokens_per_query": work.max_tokens_per_query, "max_tokens_per_doc": work.max_tokens_per_doc}
     if work.has_soft_limits:
         limits = {name: 0 if limit >= model.max_model_len else limit for name, limit in limits.items()}
+    documents, counts = work.documents, None
+    if call.long_input is not None:
+        query_limit = limits["max_tokens_per_query"]
+        documents, counts = windows.windowed_documents(call.long_input, work, query_limit, model, options)
+        limits["max_tokens_per_doc"] = 0  # the documents are cut already
     params = PoolingParams(use_activation=is_active, extra_kwargs=dict(limits) if any(limits.values()) else None)
-    documents, counts = windows.windowed_documents(call, work, model, options)
     prepared = model.session.prepare_score(work.queries, documents, params, options)
 
     def shape(outputs: list[Any], results: list[Result]) -> list[Item]:

@@ -8,9 +8,10 @@ from typing import Any, Final, Literal, TypeAlias
 
 AGGREGATIONS: Final = ("max", "mean", "first")
 
-Scale: TypeAlias = Literal["model", "logit", "probability"]
-"""What scores are: what the model's own activation gives, raw logits, or sigmoid (one label, or several that do not
-exclude each other) and softmax (several that do) whatever the model declares."""
+Scale: TypeAlias = Literal["model", "logit", "sigmoid", "softmax", "probability", "pipeline"]
+"""What scores are: what the model's own activation gives; raw logits; a sigmoid or softmax of them; as "probability", a
+sigmoid (one label, or several that do not exclude each other) or a softmax (several that do) whatever the model
+declares; as "pipeline", the same but for regression, which stays raw."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from assay.server.errors import refuse
 from assay.server.request import Score
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from assay.server.request import Call
+    from assay.server.request import Call, Scale
     from assay.server.served import ServedModel
 
 
@@ -19,10 +20,19 @@ def score_kind(call: Call, model: ServedModel) -> str:
     if model.task in ("embed", "token_embed"):
         is_pair = isinstance(call.work, Score)
         return ("cosine" if model.task == "embed" else "max_similarity") if is_pair else "embedding"
-    if call.scale == "logit" or (call.scale == "model" and not _uses_activation(call, model)):
-        return "logit"
-    name = model.probability if call.scale == "probability" else model.activation
+    if call.scale != "model":
+        return _applied(call.scale, model)
+    name = model.activation if _uses_activation(call, model) else "identity"
     return "logit" if name == "identity" else name.lower()
+
+
+def _applied(scale: Scale, model: ServedModel) -> str:
+    """What is made of the logits on a scale that is not the model's: logit, sigmoid or softmax."""
+    if scale == "pipeline":
+        return "logit" if model.is_regression else model.probability
+    if scale == "softmax" and model.num_labels < 2:
+        raise refuse("softmax needs two labels or more: of one it is always 1")
+    return model.probability if scale == "probability" else scale
 
 
 def _uses_activation(call: Call, model: ServedModel) -> bool:
@@ -35,13 +45,14 @@ def scaling(call: Call, model: ServedModel) -> tuple[Callable[[Tensor], Tensor],
     """What is done to the engine's numbers, and whether the engine applies the model's activation."""
     if call.scale == "model":
         return _same, call.use_activation
-    if call.scale == "logit":
+    applied = _applied(call.scale, model)
+    if applied == "logit":
         return _same, False
     if model.task in ("embed", "token_embed"):
         return _same, None
-    if model.activation == model.probability:
+    if model.activation == applied:
         return _same, True
-    return (_sigmoid if model.probability == "sigmoid" else _softmax), False
+    return (_sigmoid if applied == "sigmoid" else _softmax), False
 
 
 def _same(data: Tensor) -> Tensor:

@@ -86,6 +86,11 @@ class ServedModel:
         return "sigmoid" if self.num_labels < 2 or is_multi else "softmax"
 
     @cached_property
+    def is_regression(self) -> bool:
+        """Whether its logits are the values themselves."""
+        return self.session.model.hf_config.problem_type == "regression"
+
+    @cached_property
     def can_score(self) -> bool:
         """Whether pairs can be scored under the active task."""
         return self.task in ("embed", "token_embed") or (self.task == "classify" and self.num_labels == 1)

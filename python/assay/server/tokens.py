@@ -1,22 +1,26 @@
-"""/tokenize and /detokenize: what the model's tokenizer makes of a text, and back."""
+"""/tokenize, /detokenize and TEI's /decode: what the model's tokenizer makes of a text, and back."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import itertools
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from starlette.responses import Response
 
 from assay.server.body import parse_json, read_body
+from assay.server.dialects import tei, vllm_reply
 from assay.server.dialects import vllm_schema as schema
+from assay.server.dialects.base import Dialect, always, has_key
 from assay.server.dialects.parsing import parsed
-from assay.server.dialects.vllm_classify import CLASSIFY
 from assay.server.dialects.vllm_form import chat_of
-from assay.server.endpoint import CLIENT_CLOSED_REQUEST, failure_response
-from assay.server.errors import ClientGone, failure_of
+from assay.server.endpoint import CLIENT_CLOSED_REQUEST, failure_response, wanted_dialect
+from assay.server.errors import ClientGone, failure_of, refuse
 from assay.server.prepare import chat_options
 
 if TYPE_CHECKING:
@@ -28,35 +32,56 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MAX_DESCRIBED: Final = 2_000_000
+"""Characters that TEI's /tokenize takes, about TEI's own limit: each of their tokens becomes an object of JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenWork:
+    """What one dialect asks of the tokenizer: run(body, state) gives the reply, as JSON or as its bytes."""
+
+    dialect: Dialect
+    run: Callable[[Any, ServerState], Any]
+    matches: Callable[[Any, Mapping[str, str]], bool] = always
+
 
 class TokenEndpoint:
-    """One of the routes; `work` runs in a thread, whatever the length of the text."""
+    """One of the routes; its work runs in a thread, whatever the length of the text. The last work takes every body."""
 
-    def __init__(self, state: ServerState, work: Callable[[Any, ServerState], Any]) -> None:
+    def __init__(self, state: ServerState, works: Sequence[TokenWork]) -> None:
         self._state = state
-        self._work = work
+        self._works = works
 
     async def __call__(self, request: Request) -> Response:
         """Answer one request."""
-        state = self._state
+        state, work = self._state, self._works[-1]
         state.offers.add(1)
         try:
             body = await parse_json(await read_body(request, state.settings.requests.max_body_bytes))
+            work = self._choose(body, request)
             loop = asyncio.get_running_loop()
-            content = await loop.run_in_executor(state.runner.threads, self._written, body)
+            content = await loop.run_in_executor(state.runner.threads, _written, work, body, state)
         except ClientGone:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         except Exception as err:
             failure = failure_of(err)
             if failure.status >= 500:
                 logger.error("tokenizing failed", exc_info=err)
-            return failure_response(CLASSIFY, failure)
+            return failure_response(work.dialect, failure)
         finally:
             state.offers.add(-1)
         return Response(content, media_type="application/json")
 
-    def _written(self, body: Any) -> bytes:
-        return orjson.dumps(self._work(body, self._state))
+    def _choose(self, body: Any, request: Request) -> TokenWork:
+        wanted = wanted_dialect(request, {work.dialect.name for work in self._works})
+        if wanted is None:
+            return next(work for work in self._works if work.matches(body, request.headers))
+        return next(work for work in self._works if work.dialect.name == wanted)
+
+
+def _written(work: TokenWork, body: Any, state: ServerState) -> bytes:
+    content = work.run(body, state)
+    return content if isinstance(content, bytes) else orjson.dumps(content)
 
 
 def tokenize(body: Any, state: ServerState) -> dict[str, Any]:
@@ -75,7 +100,11 @@ def tokenize(body: Any, state: ServerState) -> dict[str, Any]:
 
 def _chat_text(form: schema.TokenizeChat, model: ServedModel, state: ServerState) -> str:
     policy = state.settings.requests
-    return model.session.prompts.chat_text(form.messages, chat_options(chat_of(form, None, policy), policy))
+    options = chat_options(chat_of(form, None, policy), policy)
+    if form.tools is not None:
+        kwargs = {**(options.chat_template_kwargs or {}), "tools": form.tools}
+        options = dataclasses.replace(options, chat_template_kwargs=kwargs)
+    return model.session.prompts.chat_text(form.messages, options)
 
 
 def tokens_reply(token_ids: list[int], model: ServedModel, with_strings: bool) -> dict[str, Any]:
@@ -93,3 +122,60 @@ def detokenize(body: Any, state: ServerState) -> dict[str, Any]:
     """POST /detokenize."""
     form = parsed(schema.Detokenize, body)
     return {"prompt": state.models.find(form.model).require_tokenizer().decode(form.tokens)}
+
+
+def describe(body: Any, state: ServerState) -> bytes:
+    """POST /tokenize with `inputs`: one list per text, of its tokens with their places."""
+    form = parsed(tei.TokenizeTexts, body)
+    texts = [form.inputs] if isinstance(form.inputs, str) else form.inputs
+    if not all(texts) or not texts:
+        raise refuse("`inputs` cannot be empty")
+    if form.prompt_name is not None:
+        raise refuse(f"`prompt_name` is set to `{form.prompt_name[:100]}` but it was not found. Available prompts: []")
+    tokenizer = state.models.default.require_tokenizer()
+    size = sum(map(len, texts)) + len(texts) * tokenizer.num_special_tokens(is_pair=False)
+    if size > MAX_DESCRIBED:
+        message = f"`inputs` must have at most {MAX_DESCRIBED} characters, special tokens included. Given: {size}"
+        raise refuse(message, status=413)
+    # Written text by text: the objects of all of them would take ten times the memory of the reply.
+    lists = [
+        orjson.dumps(list(_described(tokenizer.backend.encode(text, add_special_tokens=form.add_special_tokens), text)))
+        for text in texts
+    ]
+    return b"[" + b",".join(lists) + b"]"
+
+
+def _described(encoding: Any, text: str) -> Iterator[dict[str, Any]]:
+    """TEI's form of every token. A special one has its name and no place; places are bytes, as in TEI."""
+    place: Sequence[int] = range(len(text) + 1)
+    if not text.isascii():
+        place = [0, *itertools.accumulate(len(char.encode()) for char in text)]
+    parts: Iterable[Any] = zip(
+        encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True
+    )
+    for token_id, name, is_special, (start, stop) in parts:
+        yield {
+            "id": token_id,
+            "text": name if is_special else text[start:stop],
+            "special": bool(is_special),
+            "start": None if is_special else place[start],
+            "stop": None if is_special else place[stop],
+        }
+
+
+def decode(body: Any, state: ServerState) -> list[str]:
+    """POST /decode: the text of every list of ids."""
+    form = parsed(tei.Decode, body)
+    rows: list[Any] = form.ids if form.ids and isinstance(form.ids[0], list) else [form.ids]
+    if not all(rows):
+        raise refuse("`ids` cannot be empty")
+    tokenizer = state.models.default.require_tokenizer()
+    return [tokenizer.decode(row, skip_special_tokens=form.skip_special_tokens) for row in rows]
+
+
+TOKEN_ROUTES: Final = {
+    "/tokenize": (TokenWork(tei.DIALECT, describe, has_key("inputs")), TokenWork(vllm_reply.DIALECT, tokenize)),
+    "/detokenize": (TokenWork(vllm_reply.DIALECT, detokenize),),
+    "/decode": (TokenWork(tei.DIALECT, decode),),
+}
+"""As `dialects.table.ROUTES`, for what needs no model call."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
+from assay.errors import ValidationError
 from assay.params import PoolingParams
-from assay.server.errors import refuse
+from assay.server.errors import Refused, refuse
 from assay.server.result import Item
+from assay.text_limits import cut_texts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,13 +24,20 @@ SLACK: Final = 64
 MAX_OVERLAP: Final = 16
 """A token is read at most this often: a small stride would make any text a load without bounds."""
 
+TOO_LONG: Final = ("input_tokens", "input_text")
+"""What a ValidationError is about that says that a prompt is longer than the model."""
+
 
 def window_size(room: int) -> int:
     """Content tokens of one window where the model has `room` for them beside everything else."""
     size = room - max(1, room // SLACK)
     if size < 1:
-        raise refuse("long_input: the query and the template leave no room for the text", param="long_input")
+        raise _no_room()
     return size
+
+
+def _no_room() -> Refused:
+    return refuse("long_input: the query and the template leave no room for the text", param="long_input")
 
 
 def split_text(tokenizer: Tokenizer, text: str, size: int, long_input: LongInput) -> list[str]:
@@ -106,21 +116,38 @@ def windowed_prompts(call: Call, work: Encode, model: ServedModel) -> tuple[Any,
 
 
 def windowed_documents(
-    call: Call, work: Score, model: ServedModel, options: CallOptions
-) -> tuple[Any, list[int] | None]:
-    """The documents, long ones in windows that leave room for the query, and how many windows each has."""
-    if call.long_input is None:
-        return work.documents, None
-    tokenizer, session = model.require_tokenizer(), model.session
+    long_input: LongInput, work: Score, query_limit: int, model: ServedModel, options: CallOptions
+) -> tuple[list[str], list[int]]:
+    """The documents in windows that leave room for the query, and how many windows each has.
+
+    work.max_tokens_per_doc is applied before a document is split, so it may be more than the model reads at once.
+    query_limit: max_tokens_per_query as the model takes it.
+    """
     documents = work.documents if isinstance(work.documents, list) else [work.documents]
     texts = [document for document in documents if isinstance(document, str)]
     if len(texts) < len(documents):
         raise refuse("long_input takes documents that are plain texts", param="long_input")
-    probe = session.prepare_score(work.queries, "", PoolingParams(), options).job
-    used = len(session.renderer.render(probe.prompts[-1:], probe.options)[0].input_ids)
-    size = window_size(model.max_model_len - used)
-    pieces = [split_text(tokenizer, text, size, call.long_input) for text in texts]
+    if work.max_tokens_per_doc < 0:
+        raise refuse("max_tokens_per_doc must be a non-negative integer", param="max_tokens_per_doc")
+    tokenizer = model.require_tokenizer()
+    size = window_size(model.max_model_len - _frame_size(work.queries, query_limit, model, options))
+    pieces = [
+        split_text(tokenizer, text, size, long_input) for text in cut_texts(tokenizer, texts, work.max_tokens_per_doc)
+    ]
     return [piece for group in pieces for piece in group], [len(group) for group in pieces]
+
+
+def _frame_size(query: Any, query_limit: int, model: ServedModel, options: CallOptions) -> int:
+    """Tokens that stand beside every window: those of the query and the template, uncut and without padding."""
+    params = PoolingParams(extra_kwargs={"max_tokens_per_query": query_limit})
+    probe = model.session.prepare_score(query, "", params, options).job
+    whole = dataclasses.replace(probe.options, truncate_to=None, pad_to=None)
+    try:
+        return len(model.session.renderer.render(probe.prompts[-1:], whole)[0].input_ids)
+    except ValidationError as err:
+        if err.parameter in TOO_LONG:
+            raise _no_room() from None
+        raise
 
 
 def joined(items: list[Item], counts: list[int], aggregate: str) -> list[Item]:

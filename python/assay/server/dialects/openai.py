@@ -38,6 +38,7 @@ def parse_embeddings(body: Any, policy: RequestPolicy) -> Call:
     form = parsed(schema.Embeddings, body)
     return Call(
         work=Encode(form.input, "embed"),
+        use_activation=form.use_activation,
         dimensions=form.dimensions,
         reply=form,
         **conditions(form, add_special_tokens=form.add_special_tokens),
@@ -46,12 +47,13 @@ def parse_embeddings(body: Any, policy: RequestPolicy) -> Call:
 
 def format_embeddings(call: Call, answer: Answer, stamp: Stamp) -> Reply:
     """The reply of /v1/embeddings, as OpenAI gives it."""
-    is_text = call.reply.encoding_format == "base64"
+    form = call.reply
+    is_text = form.encoding_format == "base64"
     data = [
         {
             "index": index,
             "object": "embedding",
-            "embedding": base64_of(item.data, "float32", "little") if is_text else item.data.tolist(),
+            "embedding": base64_of(item.data, form.embed_dtype, form.endianness) if is_text else item.data.tolist(),
         }
         for index, item in enumerate(answer.items)
     ]

@@ -30,7 +30,10 @@ def check_removed(body: Any) -> None:
     """Refuse keys and tasks that existed once, with what to use instead."""
     if not isinstance(body, dict):
         return
-    if "normalize" in body:
+    for name in ("softmax", "activation"):
+        if body.get(name) is not None:
+            raise refuse(REMOVED_PARAMETER.format(name), param=name)
+    if "normalize" in body:  # null too, as vLLM does
         raise refuse(REMOVED_PARAMETER.format("normalize"), param="normalize")
     task = body.get("task")
     if isinstance(task, str) and task in REMOVED_TASKS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from assay.server.dialects import openai, tei, vllm_classify, vllm_pairs, vllm_pooling
+from assay.server.dialects import hf, openai, tei, vllm_classify, vllm_pairs, vllm_pooling
 from assay.server.dialects.base import Row, always, has_key
 
 INVOCATIONS: Final = (
@@ -25,5 +25,10 @@ ROUTES: Final[dict[str, tuple[Row, ...]]] = {
     "/pooling": (Row(always, vllm_pooling.POOLING),),
     "/embeddings": (Row(always, openai.EMBEDDINGS),),
     "/predict": (Row(always, tei.PREDICT),),
+    "/": (
+        Row(has_key("parameters"), hf.TEXT_CLASSIFICATION),
+        Row(has_key("texts"), tei.RERANK),
+        Row(always, tei.PREDICT),
+    ),
 }
-"""The last row takes every body. `/X` is served as `/v1/X` too."""
+"""The last row takes every body. `/X` is served as `/v1/X` too, but for `/` and `/v2/X`."""

@@ -1,4 +1,4 @@
-"""The dialect of text-embeddings-inference: /predict, /rerank with `texts`, /info, /tokenize with `inputs`."""
+"""The dialect of text-embeddings-inference: /predict, /rerank with `texts`, /tokenize with `inputs`, /decode."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from assay.server.dialects.base import Dialect, Operation, Reply, Stamp
-from assay.server.dialects.fields import FirstError, Texts
+from assay.server.dialects.fields import Count, FirstError, Texts
 from assay.server.dialects.parsing import parsed
 from assay.server.errors import refuse
 from assay.server.request import Call, Encode, Score
@@ -54,6 +54,21 @@ class RerankTexts(_Body):
     texts: Texts
     return_text: bool = False
     top_n: int = Field(0, ge=0, description="Ours: only the best few.")
+
+
+class TokenizeTexts(BaseModel):
+    """POST /tokenize with `inputs`."""
+
+    inputs: str | Texts
+    add_special_tokens: bool = True
+    prompt_name: str | None = Field(None, description="Refused: models here have no named prompts.")
+
+
+class Decode(BaseModel):
+    """POST /decode."""
+
+    ids: Annotated[list[Count], FirstError()] | Annotated[list[Annotated[list[Count], FirstError()]], FirstError()]
+    skip_special_tokens: bool = True
 
 
 def _conditions(form: _Body) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from assay.server.dialects.base import Operation, Reply, Stamp
 from assay.server.dialects.parsing import check_removed, parsed
 from assay.server.dialects.vllm_form import check_media, conditions, document_of, scored_work, side_of, window_of
 from assay.server.dialects.vllm_reply import DIALECT, RERANK_DIALECT, details_of, head_of, top_details, usage_of
-from assay.server.errors import NotFound
-from assay.server.request import Call, Score
+from assay.server.errors import NotFound, refuse
+from assay.server.request import Call, Scale, Score
 
 if TYPE_CHECKING:
     from assay.server.result import Answer
@@ -63,13 +63,33 @@ def parse_rerank(body: Any, policy: RequestPolicy) -> Call:
     check_removed(body)
     form = parsed(schema.Rerank, body)
     check_media(form, policy)
+    _check_names(form)
     return Call(
         work=scored_work(form, side_of(form.query), side_of(form.documents)),
         use_activation=form.use_activation,
+        scale=_scale_of(form),
         long_input=window_of(form.long_input),
         reply=form,
         **conditions(form),
     )
+
+
+def _check_names(form: schema.Rerank) -> None:
+    """Refuse a body that says one thing under two names, and not the same."""
+    if {"top_n", "top_k"} <= form.model_fields_set and form.top_n != form.top_k:
+        raise refuse(f"top_n ({form.top_n}) and top_k ({form.top_k}) contradict each other: pass one", param="top_k")
+    if form.raw_scores is not None and form.raw_scores == form.use_activation:
+        flag = str(form.raw_scores).lower()
+        raise refuse(f"raw_scores ({flag}) and use_activation ({flag}) contradict each other", param="raw_scores")
+
+
+def _scale_of(form: schema.Rerank) -> Scale:
+    """Infinity gives probabilities whatever the model declares; use_activation asks for the model's own scores."""
+    if form.raw_scores is None:
+        return "model"
+    if form.raw_scores:
+        return "logit"
+    return "model" if form.use_activation else "probability"
 
 
 def parse_rerank_v2(body: Any, policy: RequestPolicy) -> Call:
@@ -92,7 +112,7 @@ def format_rerank(call: Call, answer: Answer, stamp: Stamp) -> Reply:
             "relevance_score": scores[index],
             **details_of(items[index], call),
         }
-        for index in order[: form.top_n or None]
+        for index in order[: form.top_n or form.top_k or None]
     ]
     usage = {"prompt_tokens": answer.num_tokens, "total_tokens": answer.num_tokens}
     head = {"id": f"score-{stamp.request_id}", "model": answer.name, "usage": usage}

@@ -31,7 +31,13 @@ RERANK_DIALECT = Dialect("vllm", fail_with_detail)
 def usage_of(answer: Answer) -> dict[str, Any]:
     """What was read, in the long form."""
     count = answer.num_tokens
-    return {"prompt_tokens": count, "total_tokens": count, "completion_tokens": 0, "prompt_tokens_details": None}
+    return {
+        "prompt_tokens": count,
+        "total_tokens": count,
+        "completion_tokens": 0,
+        "prompt_tokens_details": None,
+        "completion_tokens_details": None,
+    }
 
 
 def head_of(prefix: str, answer: Answer, stamp: Stamp) -> dict[str, Any]:

@@ -82,14 +82,19 @@ class ClassifyChat(ChatForm, Labelled):
     """POST /classify with `messages`."""
 
 
-class Encoded(Activated):
+class Packed(Activated):
+    """Keys of requests whose numbers may be answered as bytes."""
+
+    embed_dtype: Literal["float32", "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2"] = "float32"
+    endianness: Literal["native", "little", "big"] = "native"
+
+
+class Encoded(Packed):
     """Keys of pooling requests."""
 
     task: str | None = Field(None, description="A pooling task; null is the model's active one.")
     dimensions: int | None = None
     encoding_format: Literal["float", "base64", "bytes", "bytes_only"] = "float"
-    embed_dtype: Literal["float32", "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2"] = "float32"
-    endianness: Literal["native", "little", "big"] = "native"
 
 
 class PoolingCompletion(Completion, Encoded):
@@ -100,11 +105,12 @@ class PoolingChat(ChatForm, Encoded):
     """POST /pooling with `messages`."""
 
 
-class Embeddings(Completion, Body):
-    """POST /v1/embeddings."""
+class Embeddings(Completion, Packed):
+    """POST /v1/embeddings. OpenAI's clients read little-endian numbers and send no `endianness`."""
 
     dimensions: int | None = Field(None, ge=1)
     encoding_format: Literal["float", "base64"] = "float"
+    endianness: Literal["native", "little", "big"] = "little"
 
 
 class TextPart(BaseModel):
@@ -170,6 +176,8 @@ class Rerank(Scored):
     query: str | Content
     documents: Side
     top_n: int = Field(0, ge=0, description="How many results; 0 or null gives all.")
+    top_k: int = Field(0, ge=0, description="The same, as Voyage's clients call it.")
+    raw_scores: bool | None = Field(None, description="Infinity's: true gives logits, false probabilities.")
     return_documents: bool | None = Field(None, description="Accepted; documents are always returned.")
     long_input: Window | None = None
 
@@ -188,6 +196,9 @@ class TokenizeChat(ChatForm):
 
     model: str | None = None
     add_generation_prompt: bool = True
+    tools: Annotated[list[dict[str, Any]], FirstError()] | None = Field(
+        None, description="What the template shows as `tools`."
+    )
     return_token_strs: bool = False
 
 
