@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from assay.models.transformers_parts import LoadedParts
 
 LENGTHS = (37, 22)
+FAR = 300
+"""Tokens of a third input where scores depend on distances: large ones share embeddings by a rule of their own."""
 TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 """Root mean square, relative to the values': this finds another meaning, not another rounding."""
 NOISE_FACTOR = 4.0
@@ -34,14 +36,15 @@ _SPECIAL = ("pad", "bos", "eos", "cls", "sep", "mask", "unk")
 
 
 def check_inputs(outline: Outline) -> list[Sequence]:
-    """Two sequences without special tokens, whose ids are spread over the vocabulary."""
+    """A few sequences without special tokens, whose ids are spread over the vocabulary."""
     shape = outline.shape
+    lengths = (*LENGTHS, FAR) if is_relative(outline.config) else LENGTHS
     special = {getattr(outline.config, f"{kind}_token_id", None) for kind in _SPECIAL}
     ids = [index for index in range(shape.vocab_size) if index not in special]
     stride = max(1, len(ids) // 61) | 1
     return [
         Sequence([ids[(start + stride * index) % len(ids)] for index in range(min(length, shape.max_model_len))])
-        for start, length in zip((0, len(ids) // 2), LENGTHS, strict=True)
+        for start, length in zip((0, len(ids) // 2, len(ids) // 4), lengths, strict=False)
     ]
 
 
