@@ -22,7 +22,7 @@ help:
 	@echo "make lint          ruff, mypy --strict, clang-format"
 	@echo "make bench         measure reranking against other engines (installs them)"
 	@echo "make bench-decoder measure a reranker made of a language model against sentence-transformers"
-	@echo "make bench-parts   measure kernels, latency, scaling and instruction sets"
+	@echo "make bench-parts   measure kernels, latency, scaling, instruction sets, int8 and start-up"
 	@echo "make bench-server  measure the server against other servers, and its memory over 100,000 requests"
 	@echo "make clients       run real clients (cohere, openai, Haystack, ...) against a live server (installs them)"
 	@echo "make fuzz          fire 100,000 broken bodies at a live server, then schemathesis"
@@ -85,6 +85,8 @@ bench-parts: $(VENV)/.bench
 	$(BIN)/python bench/bench_latency.py
 	$(BIN)/python bench/bench_scaling.py
 	$(BIN)/python bench/bench_isa.py
+	$(BIN)/python bench/bench_int8.py
+	$(BIN)/python bench/bench_startup.py
 
 bench-server: $(VENV)/.bench
 	$(BIN)/python bench/bench_server.py
