@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import machine
 from assay import ops
 
 CALLS = 10
@@ -300,7 +301,7 @@ def main() -> None:
             "driver": driver,
             "torch": torch.__version__,
             "date": date,
-            "commit": described("git", "describe", "--always", "--dirty"),
+            "commit": machine.commit(),
             "dtype": arguments.dtype,
             "rows": rows,
         }

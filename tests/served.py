@@ -106,3 +106,14 @@ def shared_client(num_labels: int = 3, head: str = llms.CLASSIFIER) -> Client:
 def scores(reply: dict[str, Any]) -> Sequence[float]:
     """Scores of a /score reply, in order."""
     return [item["score"] for item in reply["data"]]
+
+
+def usage_of(num_tokens: int) -> dict[str, Any]:
+    """What a reply that read so many tokens has under `usage`, in the long form."""
+    return {
+        "prompt_tokens": num_tokens,
+        "total_tokens": num_tokens,
+        "completion_tokens": 0,
+        "prompt_tokens_details": None,
+        "completion_tokens_details": None,
+    }

@@ -10,7 +10,7 @@ import pytest
 import llms
 import tiny_models
 from assay import LLM, PoolingParams
-from served import Client, scores, serving, shared_client
+from served import Client, scores, serving, shared_client, usage_of
 
 QUERY = "how do I reset my password"
 DOCS = ["Choose forgot password.", "The museum is closed on Mondays.", "", "Passwords expire after a year, then reset."]
@@ -36,13 +36,7 @@ def test_score_takes_every_pair_of_keys(client: Client, path: str, left: str, ri
     assert [list(item) for item in reply["data"]] == [["index", "object", "score"]] * len(DOCS)
     assert scores(reply) == offline()
     count = reply["usage"]["prompt_tokens"]
-    assert reply["usage"] == {
-        "prompt_tokens": count,
-        "total_tokens": count,
-        "completion_tokens": 0,
-        "prompt_tokens_details": None,
-        "completion_tokens_details": None,
-    }
+    assert reply["usage"] == usage_of(count)
 
 
 def test_score_pairs_one_to_one_and_many_to_many(client: Client) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from assay.tokenizer import check_text
+from assay.tokenizer import refusals_explained
 
 if TYPE_CHECKING:
     from assay.tokenizer import Tokenizer
@@ -24,23 +24,15 @@ def cut_texts(tokenizer: Tokenizer, texts: list[str], limit: int, side: str = "r
     """
     if limit == 0:
         return texts
-    try:
-        return _cut_texts(tokenizer, texts, limit, side)
-    except TypeError:
-        for text in texts:
-            check_text(text)
-        raise
-
-
-def _cut_texts(tokenizer: Tokenizer, texts: list[str], limit: int, side: str) -> list[str]:
-    pieces = [_end(text, CHARS_PER_TOKEN * (limit + MARGIN), side) for text in texts]
-    all_offsets = _offsets(tokenizer, pieces)
     cut = []
-    for text, piece, offsets in zip(texts, pieces, all_offsets, strict=True):
-        while len(piece) < len(text) and len(offsets) < limit + MARGIN:
-            piece = _end(text, 4 * len(piece), side)
-            (offsets,) = _offsets(tokenizer, [piece])
-        cut.append(_cut(tokenizer, piece, offsets, limit, side))
+    with refusals_explained(texts):
+        pieces = [_end(text, CHARS_PER_TOKEN * (limit + MARGIN), side) for text in texts]
+        all_offsets = _offsets(tokenizer, pieces)
+        for text, piece, offsets in zip(texts, pieces, all_offsets, strict=True):
+            while len(piece) < len(text) and len(offsets) < limit + MARGIN:
+                piece = _end(text, 4 * len(piece), side)
+                (offsets,) = _offsets(tokenizer, [piece])
+            cut.append(_cut(tokenizer, piece, offsets, limit, side))
     return cut
 
 

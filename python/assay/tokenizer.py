@@ -9,6 +9,7 @@ kept. A tokenizer whose encodings are not put together that way encodes texts an
 from __future__ import annotations
 
 import functools
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from assay.tokenizer_files import plain_tokenizer
 from assay.truncation import Cut, checked_types, end_of, longest_first, second_gives
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from assay.files import ModelFiles
     from assay.hf_config import HFConfig
@@ -196,12 +197,8 @@ class Tokenizer:
         singles = [text if isinstance(text, str) else text[1] for text in texts]
         new = list(dict.fromkeys(text[0] for text in texts if not isinstance(text, str) and text[0] not in firsts))
         keep = max_length if truncate_to is None else truncate_to
-        try:
+        with refusals_explained(texts):
             contents = self.content.encode(singles + new, keep, side, cuts=truncate_to is not None)
-        except TypeError:
-            for text in texts:
-                check_text(text)
-            raise
         firsts.update(zip(new, contents[len(singles) :], strict=True))
         if first_texts is not None and len(firsts) <= MAX_FIRST_TEXTS:
             first_texts.update(firsts)
@@ -247,16 +244,12 @@ class Tokenizer:
         return sequences
 
     def _encode(self, texts: list[Text], add_special_tokens: bool) -> list[Any]:
-        try:
+        with refusals_explained(texts):
             if len(texts) == 1:  # the batch form would wake the backend's thread pool for nothing
                 single = (texts[0],) if isinstance(texts[0], str) else texts[0]
                 return [self.backend.encode(*single, add_special_tokens=add_special_tokens)]
             encodings: list[Any] = self.backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
-        except TypeError:
-            for text in texts:
-                check_text(text)
-            raise
-        return encodings
+            return encodings
 
 
 def _pieces(
@@ -292,7 +285,18 @@ def _trimmed(text: Text, limit: int, side: str) -> Text:
     return text[:limit] if side == "right" else text[len(text) - limit :]
 
 
-def check_text(text: Any) -> None:
+@contextmanager
+def refusals_explained(texts: Iterable[Any]) -> Iterator[None]:
+    """Where the backend refuses one of `texts`, which it does by a TypeError of its own: a ValidationError says why."""
+    try:
+        yield
+    except TypeError:
+        for text in texts:
+            _check_text(text)
+        raise
+
+
+def _check_text(text: Any) -> None:
     """Raise the ValidationError that explains why the backend refused a text."""
     for part in (text,) if isinstance(text, str) else tuple(text):
         if not isinstance(part, str):
