@@ -5,6 +5,8 @@ VENV ?= .venv
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?=
+# Processes that share the tests, a file each at a time.
+TEST_WORKERS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
@@ -65,7 +67,7 @@ emulation: $(VENV)/.dev
 	@$(BIN)/cmake --build build/emulation --target _cpu _cuda_emulated
 
 test: $(VENV)/.dev emulation
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -6,12 +6,19 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 import cpu_isas
 from assay import ops
 
 if TYPE_CHECKING:
     from fake_cublas_lt import FakeCublasLt
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Beside other workers torch keeps to one thread: its threads wait on their feet, on cores the workers share."""
+    if hasattr(config, "workerinput"):
+        torch.set_num_threads(1)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

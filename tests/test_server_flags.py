@@ -135,7 +135,8 @@ def test_unknown_options_and_values_end_with_status_two(
 
 def test_every_engine_option_is_a_keyword_of_llm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is accepted, or refused for its value; none is unknown to LLM."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # "auto" may stand where a repository's name does
+    # "auto" may stand where a repository's name does. The variable HF_HUB_OFFLINE is read once, at the hub's import.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     values: dict[type, Any] = {str: "auto", int: 1, bool: False, float: 0.5, dict: {}, list: ["a"]}
     for name, kind in ENGINE_OPTIONS.items():
         keyword = {name.replace("-", "_"): values[kind]}
