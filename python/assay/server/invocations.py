@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from assay.server.body import decoded
-from assay.server.dialects.table import INPUT_OPERATIONS, INVOCATIONS
+from assay.server.dialects.table import INPUT_ROUTES, INVOCATIONS, ROUTES
 from assay.server.dialects.vllm_pooling import POOLING
 from assay.server.endpoint import Endpoint, can_run
 from assay.server.errors import refuse
@@ -34,9 +34,10 @@ class Invocations(Endpoint):
 
     def choose(self, body: Any, request: Request) -> Operation:
         """The first operation whose keys are there and that the model can do."""
+        rows = self.rows
         if isinstance(body, dict) and ("input" in body or "messages" in body):
-            return INPUT_OPERATIONS.get(self._model_for(POOLING, body).task, POOLING)
-        for row in self.rows:
+            rows = ROUTES[INPUT_ROUTES.get(self._model_for(POOLING, body).task, "/pooling")]
+        for row in rows:
             if row.matches(body, request.headers) and can_run(row.operation, self._model_for(row.operation, body)):
                 return row.operation
         kinds = "classify (input or messages), rerank (query, documents), score (queries, documents), pooling, predict"
