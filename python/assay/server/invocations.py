@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from assay.server.body import decoded
+from assay.server.dialects import hf
 from assay.server.dialects.table import INPUT_ROUTES, INVOCATIONS, ROUTES
 from assay.server.dialects.vllm_pooling import POOLING
 from assay.server.endpoint import Endpoint, can_run
@@ -34,6 +35,12 @@ class Invocations(Endpoint):
 
     def choose(self, body: Any, request: Request) -> Operation:
         """The first operation whose keys are there and that the model can do."""
+        operation = self._found(body, request)
+        if operation is not hf.INVOCATION and isinstance(body, dict) and body.get("parameters"):
+            raise refuse("parameters are read beside `inputs` only: pass their keys in the body", param="parameters")
+        return operation
+
+    def _found(self, body: Any, request: Request) -> Operation:
         rows = self.rows
         if isinstance(body, dict) and ("input" in body or "messages" in body):
             rows = ROUTES[INPUT_ROUTES.get(self._model_for(POOLING, body).task, "/pooling")]

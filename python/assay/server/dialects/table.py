@@ -15,6 +15,7 @@ RERANK: Final = (
 """Bodies of /rerank that are not vLLM's."""
 INVOCATIONS: Final = (
     RERANK[0],
+    Row(has_key("inputs", "parameters"), hf.INVOCATION),
     Row(has_key("inputs"), tei.PREDICT),
     *RERANK[1:],
     Row(has_key("query", "documents"), vllm_pairs.RERANK),
