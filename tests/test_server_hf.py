@@ -111,6 +111,15 @@ def test_invocations_answers_what_the_pipeline_returns(client: Client, inputs: A
     assert rounded(found) == rounded(wanted)
 
 
+def test_a_header_tells_a_pipelines_inputs_from_teis(client: Client) -> None:
+    body, hf = {"inputs": [TEXT, "or not"]}, {"X-Assay-Dialect": "hf"}
+    assert client.ok("/invocations", body, headers=hf) == client.ok("/invocations", {**body, "parameters": {}})
+    assert client.ok("/invocations", body) == client.ok("/predict", body), "one pair, without the header"
+    response = client.post("/invocations", {"texts": ["a"]}, headers=hf)
+    assert response.status_code == 400 and "inputs" in response.json()["error"]
+    assert "speaks" in client.error("/invocations", body, headers={"X-Assay-Dialect": "klingon"})["message"]
+
+
 def rounded(value: Any) -> Any:
     """Scores to five places."""
     if isinstance(value, list):

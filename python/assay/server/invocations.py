@@ -10,7 +10,7 @@ from assay.server.body import decoded
 from assay.server.dialects import hf
 from assay.server.dialects.table import INPUT_ROUTES, INVOCATIONS, ROUTES
 from assay.server.dialects.vllm_pooling import POOLING
-from assay.server.endpoint import Endpoint, can_run
+from assay.server.endpoint import Endpoint, can_run, wanted_dialect
 from assay.server.errors import refuse
 
 if TYPE_CHECKING:
@@ -44,9 +44,13 @@ class Invocations(Endpoint):
         rows = self.rows
         if isinstance(body, dict) and ("input" in body or "messages" in body):
             rows = ROUTES[INPUT_ROUTES.get(self._model_for(POOLING, body).task, "/pooling")]
+        wanted = wanted_dialect(request, {row.operation.dialect.name for row in rows})
+        rows = tuple(row for row in rows if wanted in (None, row.operation.dialect.name))
         for row in rows:
             if row.matches(body, request.headers) and can_run(row.operation, self._model_for(row.operation, body)):
                 return row.operation
+        if wanted is not None:
+            return rows[-1].operation
         kinds = "classify (input or messages), rerank (query, documents), score (queries, documents), pooling, predict"
         raise refuse(f"Cannot find suitable handler for request. Expected one of: [{kinds}]")
 
