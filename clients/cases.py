@@ -11,7 +11,7 @@ class Case:
 
     kind: what is asked for, and so which model is served. reads: the fields of the reply that the client cannot do
     without, as paths with a type. too_long: what becomes of an input longer than the model. retries: the client comes
-    back by itself after a 429. is_tei: the scores are 0..1 whatever the model's own activation is.
+    back by itself after a 429. dialect: what the client speaks, "vllm" also where it is Cohere's, Jina's or OpenAI's.
     """
 
     name: str
@@ -22,7 +22,12 @@ class Case:
     reads: tuple[str, ...]
     too_long: str = "refused"
     retries: bool = True
-    is_tei: bool = False
+    dialect: str = "vllm"
+
+    @property
+    def wants_probabilities(self) -> bool:
+        """Whether its scores are 0..1, whatever the model's own activation is."""
+        return self.dialect != "vllm"
 
     @property
     def slug(self) -> str:
@@ -49,7 +54,7 @@ CASES = (
     Case("openai 1 embeddings.create", "openai-1", "openai_client", "embeddings", "embed", ("data[].embedding str",)),
     Case("openai 1 post /classify", "openai-1", "openai_client", "post_classify", "classify", ("data[].probs list",)),
     Case("openai 1 post /rerank", "openai-1", "openai_client", "post_rerank", "rerank", RESULTS),
-    Case("tei-client rerank", "direct", "tei_client_client", "rerank", "rerank", RANKS, retries=False, is_tei=True),
+    Case("tei-client rerank", "direct", "tei_client_client", "rerank", "rerank", RANKS, retries=False, dialect="tei"),
     Case(
         "tei-client classify",
         "direct",
@@ -58,7 +63,40 @@ CASES = (
         "classify",
         ("[][].label str", "[][].score float"),
         retries=False,
-        is_tei=True,
+        dialect="tei",
+    ),
+    Case(
+        "infinity-client rerank",
+        "infinity",
+        "infinity_client_client",
+        "rerank",
+        "rerank",
+        (*PAID_RESULTS, "usage.prompt_tokens int"),
+        too_long="cut",
+        retries=False,
+        dialect="infinity",
+    ),
+    Case(
+        "infinity-client classify",
+        "infinity",
+        "infinity_client_client",
+        "classify",
+        "classify",
+        ("data[][].label str", "data[][].score float", "model str", "usage.prompt_tokens int"),
+        too_long="cut",
+        retries=False,
+        dialect="infinity",
+    ),
+    Case(
+        "voyageai Client.rerank",
+        "voyage",
+        "voyage_client",
+        "rerank",
+        "rerank",
+        ("data[].index int", "data[].relevance_score float", "usage.total_tokens int"),
+        too_long="cut",
+        retries=False,
+        dialect="voyage",
     ),
     Case(
         "vllm-haystack VLLMRanker",
@@ -89,7 +127,7 @@ CASES = (
         RANKS,
         too_long="cut",
         retries=False,
-        is_tei=True,
+        dialect="tei",
     ),
     Case("llama-index CohereRerank", "chains", "llama_index_client", "cohere", "rerank", RESULTS),
 )

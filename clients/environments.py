@@ -15,6 +15,8 @@ INSTALL_TIMEOUT_S = 1800
 PACKAGES: dict[str, tuple[str, ...]] = {
     "direct": ("cohere", "openai", "tei-client"),
     "openai-1": ("openai<2",),
+    "infinity": ("infinity-client",),
+    "voyage": ("voyageai",),
     "haystack": ("haystack-ai", "vllm-haystack", "jina-haystack", "cohere-haystack"),
     "chains": (
         "langchain-cohere",

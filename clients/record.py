@@ -27,7 +27,7 @@ def write(case: Case, versions: dict[str, str], exchanges: list[Exchange]) -> Pa
         "case": case.name,
         "recorded_from": " ".join(f"{name} {version}" for name, version in versions.items()),
         "kind": case.kind,
-        "is_tei": case.is_tei,
+        "dialect": case.dialect,
         "too_long": case.too_long,
         "reads": list(case.reads),
         "requests": [request_json(exchange) for exchange in exchanges],

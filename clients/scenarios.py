@@ -100,7 +100,7 @@ def not_refused(case: Case, answer: dict[str, Any], calls: list[Exchange]) -> st
     if len(calls) != 1:
         return f"{len(calls)} requests, where asking again is no use"
     text = calls[0].body.decode()
-    status, reason = (422, "Validation") if case.is_tei else (400, "reduce the length of the input")
+    status, reason = (422, "Validation") if case.dialect == "tei" else (400, "reduce the length of the input")
     if calls[0].status != status:
         return f"status {calls[0].status}, wanted {status}: {text[:200]}"
     return None if reason in text else f"the reply does not say {reason!r}: {text[:200]}"

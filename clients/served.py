@@ -41,13 +41,14 @@ def model_source(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a client must get, by the library called directly. long_scores: DOCUMENTS and the long one, cut."""
+    """What a client must get, by the library called directly. long_scores, long_probs: with the long text, cut."""
 
     scores: list[float]
     probs: list[list[float]]
     labels: list[str]
     embeddings: list[list[float]]
     long_scores: list[float]
+    long_probs: list[list[float]]
 
 
 def expected(name: str) -> Expected:
@@ -58,13 +59,16 @@ def expected(name: str) -> Expected:
         if name == "reranker":
             scores = [output.outputs.score for output in llm.score(QUERY, DOCUMENTS, use_tqdm=False)]
             cut = llm.score(QUERY, [*DOCUMENTS, LONG_TEXT], truncate_prompt_tokens=-1, use_tqdm=False)
-            return Expected(scores, [], [], [], [output.outputs.score for output in cut])
+            return Expected(scores, [], [], [], [output.outputs.score for output in cut], [])
         if name == "classifier":
             probs = [output.outputs.probs for output in llm.classify(TEXTS, use_tqdm=False)]
+            texts = [*TEXTS, LONG_TEXT]
+            cut_texts = llm.classify(texts, truncate_prompt_tokens=-1, use_tqdm=False)
+            long_probs = [output.outputs.probs for output in cut_texts]
             id2label = json.loads((ROOT / "python/assay/demo_model/config.json").read_text())["id2label"]
-            return Expected([], probs, [id2label[str(i)] for i in range(len(id2label))], [], [])
+            return Expected([], probs, [id2label[str(i)] for i in range(len(id2label))], [], [], long_probs)
         embeddings = [output.outputs.embedding for output in llm.embed(TEXTS, use_tqdm=False)]
-        return Expected([], [], [], embeddings, [])
+        return Expected([], [], [], embeddings, [], [])
 
 
 def start_server(name: str) -> LiveServer:
@@ -81,11 +85,12 @@ def value_wanted(case: Case, truth: Expected, *, is_long: bool = False) -> Any:
     if case.kind == "embed":
         return truth.embeddings
     if case.kind == "classify":
-        if case.is_tei:
-            return [dict(zip(truth.labels, probs, strict=True)) for probs in truth.probs]
-        return truth.probs
+        rows = truth.long_probs if is_long else truth.probs
+        if case.wants_probabilities:
+            return [dict(zip(truth.labels, probs, strict=True)) for probs in rows]
+        return rows
     scores = truth.long_scores if is_long else truth.scores
-    if case.is_tei:
+    if case.wants_probabilities:
         scores = [1.0 / (1.0 + math.exp(-score)) for score in scores]
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     return [{"index": index, "score": scores[index]} for index in order]

@@ -19,10 +19,20 @@ class ClientCall:
 
     name: str
     kind: str
-    is_tei: bool
+    dialect: str
     is_cut: bool
     reads: tuple[str, ...]
     requests: tuple[dict[str, Any], ...]
+
+    @property
+    def is_tei(self) -> bool:
+        """Whether failures come in TEI's form."""
+        return self.dialect == "tei"
+
+    @property
+    def wants_probabilities(self) -> bool:
+        """Whether its scores are 0..1, whatever the model's own activation is."""
+        return self.dialect != "vllm"
 
     @property
     def body(self) -> Any:
@@ -52,7 +62,7 @@ def recorded_calls() -> tuple[ClientCall, ...]:
             ClientCall(
                 path.stem,
                 data["kind"],
-                data["is_tei"],
+                data["dialect"],
                 data["too_long"] == "cut",
                 tuple(data["reads"]),
                 tuple(data["requests"]),

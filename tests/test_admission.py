@@ -24,26 +24,28 @@ def admission(limit: int | None, tokens_per_s: float = 0.0) -> Admission:
     return Admission(limit, throughput)
 
 
-def admitted(num_tokens: float, deadline: float | None = None) -> tuple[Admitted, list[Exception]]:
+def enter(gate: Admission, num_tokens: float, deadline: float | None = None) -> tuple[Admitted, list[Exception]]:
     failures: list[Exception] = []
-    return Admitted(num_tokens, 10, deadline, failures.append), failures
+    job = Admitted(num_tokens, 10, deadline)
+    gate.enter(job, failures.append)
+    return job, failures
 
 
 def test_an_idle_engine_takes_any_job_and_a_long_one_counts_for_half() -> None:
     gate = admission(1000)
-    gate.enter(admitted(1_000_000)[0])
-    gate.enter(admitted(500)[0])
+    enter(gate, 1_000_000)
+    enter(gate, 500)
     with pytest.raises(OverloadedError):
-        gate.enter(admitted(1)[0])
+        enter(gate, 1)
     assert gate.num_tokens == 1_000_500
 
 
 def test_a_refused_caller_is_told_how_long_the_excess_takes() -> None:
     gate = admission(1000, tokens_per_s=200)
-    gate.enter(admitted(500)[0])
-    gate.enter(admitted(400)[0])
+    enter(gate, 500)
+    enter(gate, 400)
     with pytest.raises(OverloadedError, match="900 tokens are waiting") as refused:
-        gate.enter(admitted(300)[0])
+        enter(gate, 300)
     assert refused.value.retry_after_s == pytest.approx((900 + 300 - 1000 + BATCH) / 200)
     assert pickle.loads(pickle.dumps(refused.value)).retry_after_s == refused.value.retry_after_s
 
@@ -80,40 +82,38 @@ def test_the_estimate_is_what_sharing_step_by_step_comes_to() -> None:
 
 def test_nobody_waits_longer_than_all_that_is_there_takes() -> None:
     gate = admission(100, tokens_per_s=10)
-    gate.enter(admitted(50)[0])
-    gate.enter(admitted(50)[0])
+    enter(gate, 50)
+    enter(gate, 50)
     with pytest.raises(OverloadedError) as refused:
-        gate.enter(admitted(20)[0])
+        enter(gate, 20)
     assert refused.value.retry_after_s == pytest.approx(100 / 10)  # less than a whole batch of 128
 
 
 def test_the_time_to_wait_is_never_zero_and_has_a_default() -> None:
     for rate, expected in ((1e9, 0.05), (0.0, 1.0)):
         gate = admission(10, rate)
-        gate.enter(admitted(10)[0])
-        gate.enter(admitted(5)[0])
+        enter(gate, 10)
+        enter(gate, 5)
         with pytest.raises(OverloadedError) as refused:
-            gate.enter(admitted(5)[0])
+            enter(gate, 5)
         assert refused.value.retry_after_s == expected
 
 
 def test_progress_makes_room() -> None:
     gate = admission(1000)
-    job, _ = admitted(500)
-    gate.enter(job)
-    gate.enter(admitted(450)[0])
+    job, _ = enter(gate, 500)
+    enter(gate, 450)
     with pytest.raises(OverloadedError):
-        gate.enter(admitted(100)[0])
+        enter(gate, 100)
     gate.progress(job, -300.0, -6)
-    gate.enter(admitted(100)[0])
+    enter(gate, 100)
     assert (gate.num_tokens, gate.num_items, gate.num_jobs) == (750, 24, 3)
 
 
 def test_leaving_takes_everything_of_a_job_away_once() -> None:
     gate = admission(None)
-    jobs = [admitted(0.1 * n)[0] for n in range(50)]
+    jobs = [enter(gate, 0.1 * n)[0] for n in range(50)]
     for job in jobs:
-        gate.enter(job)
         gate.progress(job, 1 / 3)
     for job in jobs * 2:
         gate.leave(job)
@@ -125,11 +125,9 @@ def test_leaving_takes_everything_of_a_job_away_once() -> None:
 def test_only_overdue_jobs_expire() -> None:
     gate = admission(None)
     now = time.monotonic()
-    (late, late_failures), (early, early_failures), (free, free_failures) = (
-        admitted(1, deadline) for deadline in (now + 60, now - 1, None)
+    (_, late_failures), (early, early_failures), (_, free_failures) = (
+        enter(gate, 1, deadline) for deadline in (now + 60, now - 1, None)
     )
-    for job in (late, early, free):
-        gate.enter(job)
     gate.expire_overdue()
     assert [type(failure) for failure in early_failures] == [DeadlineExceededError]
     assert late_failures == free_failures == []
@@ -140,11 +138,10 @@ def test_only_overdue_jobs_expire() -> None:
 
 def test_waiting_until_idle_ends_with_the_last_job() -> None:
     gate = admission(None)
-    job, _ = admitted(1)
-    gate.enter(job)
+    job, _ = enter(gate, 1)
     gate.refuse_all()
     with pytest.raises(EngineDrainingError):
-        gate.enter(admitted(1)[0])
+        enter(gate, 1)
     assert not gate.wait_until_idle(0.01)
     threading.Timer(0.05, gate.leave, [job]).start()
     assert gate.wait_until_idle(10)

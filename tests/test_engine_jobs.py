@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import threading
 import time
+import weakref
 from concurrent.futures import CancelledError, wait
+from typing import Any
 
 import pytest
 import torch
@@ -228,6 +231,41 @@ def test_a_cancelled_job_is_an_error_for_who_reads_its_results() -> None:
         with pytest.raises(CancelledError):
             ticket.future.result(10)
         gate.set()
+
+
+@pytest.mark.parametrize("count", [1, 5, 300])
+@pytest.mark.parametrize("way", ["start", "run", "cancel"])
+def test_a_job_that_is_over_is_freed_without_a_garbage_collection(
+    monkeypatch: pytest.MonkeyPatch, way: str, count: int
+) -> None:
+    """A collection walks all that a program has, and the more of it the more garbage there is; and until one comes the
+    results of a job that is in a cycle stay where they are."""
+    tickets: list[weakref.ref[Ticket]] = []
+
+    def recorded(*args: Any) -> Ticket:
+        ticket = Ticket(*args)
+        tickets.append(weakref.ref(ticket))
+        return ticket
+
+    monkeypatch.setattr("assay.engine.core.Ticket", recorded)
+    engine, model = make_engine()
+    with engine:
+        gc.disable()
+        try:
+            if way == "run":
+                assert len(list(engine.run(job(ids(3, count))))) == count
+            else:
+                gate = hold(engine, model) if way == "cancel" else None
+                future = engine.start(job(ids(3, count))).future
+                if gate is None:
+                    assert len(future.result(30)) == count
+                else:
+                    future.cancel()
+                    gate.set()
+            wait_until(lambda: all(ticket() is None for ticket in tickets))
+        finally:
+            gc.enable()
+    assert tickets
 
 
 def test_above_the_limit_a_job_is_refused_with_a_time_to_wait() -> None:

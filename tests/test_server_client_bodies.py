@@ -67,12 +67,12 @@ def wanted(call: ClientCall, llm: LLM, texts: list[str], **options: Any) -> Any:
     """What the library says, in the shape of `got`."""
     if call.kind == "rerank":
         scores = [output.outputs.score for output in llm.score(call.body["query"], texts, use_tqdm=False, **options)]
-        if call.is_tei:
+        if call.wants_probabilities:
             scores = [1 / (1 + 2.718281828459045**-score) for score in scores]
         return sorted(enumerate(scores), key=lambda entry: -entry[1])
     if call.kind == "classify":
-        probs = [output.outputs.probs for output in llm.classify(texts, use_tqdm=False)]
-        if call.is_tei:
+        probs = [output.outputs.probs for output in llm.classify(texts, use_tqdm=False, **options)]
+        if call.wants_probabilities:
             return [dict(zip(llm.labels, each, strict=True)) for each in probs]
         return probs
     return [output.outputs.embedding for output in llm.embed(texts, use_tqdm=False)]
@@ -83,10 +83,12 @@ def got(call: ClientCall, reply: Any) -> Any:
     if call.kind == "rerank":
         if call.is_tei:
             return [(item["index"], item["score"]) for item in reply]
-        return [(item["index"], item["relevance_score"]) for item in reply["results"]]
+        results = reply["data" if call.dialect == "voyage" else "results"]
+        return [(item["index"], item["relevance_score"]) for item in results]
     if call.kind == "classify":
-        if call.is_tei:
-            return [{item["label"]: item["score"] for item in items} for items in reply]
+        if call.wants_probabilities:
+            rows = reply if call.is_tei else reply["data"]
+            return [{item["label"]: item["score"] for item in items} for items in rows]
         return [item["probs"] for item in reply["data"]]
     raw = [base64.b64decode(item["embedding"]) for item in reply["data"]]
     return [list(struct.unpack(f"<{len(item) // 4}f", item)) for item in raw]

@@ -10,6 +10,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+import transformers
 
 import llms
 import tiny_models
@@ -91,6 +92,97 @@ def test_the_default_function_is_the_pipelines(tmp_path: Path) -> None:
             logits = torch.tensor([each["score"] for each in raw])
             scores = torch.tensor([each["score"] for each in response.json()[0]])
             assert torch.allclose(scores, logits if wanted == "logit" else logits.sigmoid(), atol=1e-6)
+
+
+PAIR = {"text": TEXT, "text_pair": "or not"}
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"top_k": 1}, {"top_k": 2}, {"top_k": None}, {"function_to_apply": "sigmoid"}, {"padding": True}],
+    ids=str,
+)
+@pytest.mark.parametrize("inputs", [TEXT, [TEXT], [TEXT, "or not"], PAIR, [PAIR, PAIR]], ids=str)
+def test_invocations_answers_what_the_pipeline_returns(client: Client, inputs: Any, parameters: dict[str, Any]) -> None:
+    model, tokenizer = llms.reference()
+    pipeline = transformers.TextClassificationPipeline(model=model, tokenizer=tokenizer, device="cpu")
+    wanted = pipeline(inputs, **parameters)
+    found = client.ok("/invocations", {"inputs": inputs, "parameters": parameters})
+    assert rounded(found) == rounded(wanted)
+
+
+def test_a_header_tells_a_pipelines_inputs_from_teis(client: Client) -> None:
+    body, hf = {"inputs": [TEXT, "or not"]}, {"X-Assay-Dialect": "hf"}
+    assert client.ok("/invocations", body, headers=hf) == client.ok("/invocations", {**body, "parameters": {}})
+    assert client.ok("/invocations", body) == client.ok("/predict", body), "one pair, without the header"
+    response = client.post("/invocations", {"texts": ["a"]}, headers=hf)
+    assert response.status_code == 400 and "inputs" in response.json()["error"]
+    assert "speaks" in client.error("/invocations", body, headers={"X-Assay-Dialect": "klingon"})["message"]
+
+
+def rounded(value: Any) -> Any:
+    """Scores to five places."""
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return {"label": value["label"], "score": pytest.approx(value["score"], abs=1e-5)}
+
+
+@pytest.mark.parametrize("path", ["/", "/invocations"])
+def test_parameters_of_the_tokenizer_count(client: Client, path: str) -> None:
+    def scores(inputs: Any, **parameters: Any) -> Any:
+        rows = client.ok(path, {"inputs": inputs, "parameters": {"top_k": None, **parameters}})
+        row = rows[0] if path == "/" else rows
+        return [{each["label"]: each["score"] for each in row}[name] for name in llms.LABELS.values()]
+
+    long = "the red house has a door and a roof and a garden"
+    options: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"max_length": 6}, {"truncate_prompt_tokens": 6}),
+        ({"max_length": 6, "truncation": True}, {"truncate_prompt_tokens": 6}),
+        ({"max_length": 6, "truncation": False}, {}),
+        ({"add_special_tokens": False}, {"add_special_tokens": False}),
+    ]
+    for parameters, wanted in options:
+        (output,) = llms.shared().classify(long, tokenization_kwargs=wanted, use_tqdm=False)
+        assert scores(long, **parameters) == output.outputs.probs
+    for parameters in ({"padding": "max_length"}, {"batch_size": 8, "num_workers": 2}, {"truncation": "longest_first"}):
+        assert scores(long, **parameters) == scores(long)
+
+
+@pytest.mark.parametrize("path", ["/", "/invocations"])
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("candidate_labels", ["a"], "zero-shot classification is not served"),
+        ("return_all_scores", True, "pass top_k"),
+        ("stride", 4, "extra_forbidden"),
+        ("truncation", "only_second", "literal_error"),
+        ("max_length", 0, "greater_than_equal"),
+        ("max_length", 2000, "cannot be greater than max_model_len"),
+    ],
+)
+def test_a_parameter_that_is_not_honoured_is_refused_by_name(
+    client: Client, path: str, name: str, value: Any, text: str
+) -> None:
+    response = client.post(path, {"inputs": TEXT, "parameters": {name: value}})
+    assert response.status_code == 400
+    assert name in response.json()["error"] and text in response.json()["error"]
+    assert client.ok(path, {"inputs": TEXT, "parameters": {name: None}})
+
+
+def test_parameters_beside_other_bodies_are_refused_by_name(client: Client) -> None:
+    parameters = {"function_to_apply": "none"}
+    for body in ({"input": TEXT}, {"messages": [{"role": "user", "content": TEXT}]}):
+        assert client.error("/invocations", {**body, "parameters": parameters})["param"] == "parameters"
+    reranker = shared_client(1)
+    for body in ({"query": "q", "texts": ["a"]}, {"query": "q", "documents": ["a"]}, {"text_1": "q", "text_2": "a"}):
+        response = reranker.post("/invocations", {**body, "parameters": parameters})
+        assert response.status_code == 400 and "parameters" in response.text
+        for empty in ({}, None):
+            assert reranker.ok("/invocations", {**body, "parameters": empty})
+    for path in ("/predict", "/"):
+        body = {"inputs": TEXT, "parameters": parameters}
+        tei = client.post(path, body, headers={"X-Assay-Dialect": "tei"})
+        assert tei.status_code == 422 and "`parameters`" in tei.json()["error"]
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import llms
-import tiny_models
-from assay import LLM, PoolingParams
+from assay import PoolingParams
 from served import Client, scores, serving, shared_client, usage_of
 
 QUERY = "how do I reset my password"
@@ -109,34 +107,21 @@ def test_rerank_bodies_of_other_clients(client: Client) -> None:
 def test_rerank_top_k_is_top_n(client: Client, top_k: int | None, count: int) -> None:
     body = {"query": QUERY, "documents": DOCS}
     full = client.ok("/rerank", body)["results"]
-    for top_n in ({}, {"top_n": None}, {"top_n": top_k}):
+    for top_n in ({"top_n": None}, {"top_n": top_k}):
         assert client.ok("/rerank", {**body, "top_k": top_k, **top_n})["results"] == full[:count]
+    assert client.ok("/v2/rerank", {**body, "top_k": top_k})["results"] == full[:count]
     error = client.error("/rerank", {**body, "top_n": 3, "top_k": 2})
     assert error["message"] == "top_n (3) and top_k (2) contradict each other: pass one" and error["param"] == "top_k"
     assert client.error("/rerank", {**body, "top_k": -1})["param"] == "body.top_k"
 
 
-def test_rerank_raw_scores_gives_logits_or_probabilities(client: Client, tmp_path: Path) -> None:
-    body = {"query": QUERY, "documents": DOCS, "return_details": True}
-    logits = client.ok("/rerank", {**body, "use_activation": False})
-    for extra in ({}, {"use_activation": False}):
-        raw = client.ok("/rerank", {**body, "raw_scores": True, **extra})
-        assert (raw["results"], raw["score_kind"]) == (logits["results"], "logit")
-    for path in ("/rerank", "/v1/rerank", "/v2/rerank", "/invocations"):
-        plain = client.ok(path, body)["results"]
-        for extra in ({"raw_scores": False}, {"raw_scores": None}, {"raw_scores": False, "use_activation": True}):
-            assert client.ok(path, {**body, **extra})["results"] == plain
-    for flag in (True, False):
-        error = client.error("/rerank", {**body, "raw_scores": flag, "use_activation": flag})
-        assert "contradict" in error["message"] and error["param"] == "raw_scores"
-    declares_logits = {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}
-    folder = tiny_models.make(tmp_path, "Bert", llms.CLASSIFIER, num_labels=1, **declares_logits)
-    with LLM(folder) as llm, serving(llm) as raw_client:
-        kinds = [
-            raw_client.ok("/rerank", {**body, **extra})["score_kind"]
-            for extra in ({}, {"raw_scores": True}, {"raw_scores": False})
-        ]
-        assert kinds == ["logit", "logit", "sigmoid"]
+def test_score_raw_scores_gives_logits_or_probabilities(client: Client) -> None:
+    body = {"queries": QUERY, "documents": DOCS, "return_details": True}
+    raw, plain = client.ok("/score", {**body, "raw_scores": True}), client.ok("/score", body)
+    assert raw["data"] == client.ok("/score", {**body, "use_activation": False})["data"] != plain["data"]
+    assert (raw["score_kind"], plain["score_kind"]) == ("logit", "sigmoid")
+    assert client.ok("/score", {**body, "raw_scores": False})["data"] == plain["data"]
+    assert client.error("/score", {**body, "raw_scores": True, "use_activation": True})["param"] == "raw_scores"
 
 
 def test_score_limits_count_tokens_of_each_side(client: Client) -> None:

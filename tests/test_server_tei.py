@@ -236,3 +236,6 @@ def test_dialect_header_overrides_detection() -> None:
     assert isinstance(client.ok("/rerank", body), list)
     assert "results" in client.ok("/rerank", body, headers={"X-Assay-Dialect": "vllm"})
     assert "speaks" in client.error("/rerank", body, headers={"X-Assay-Dialect": "klingon"})["message"]
+    tei = {"X-Assay-Dialect": "tei"}
+    assert client.ok("/", {"inputs": "x", "parameters": None}, headers=tei) == client.ok("/predict", {"inputs": "x"})
+    assert client.ok("/", body, headers=tei) == client.ok("/rerank", body), "the keys tell TEI's own bodies apart"

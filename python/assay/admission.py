@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from assay.errors import DeadlineExceededError, EngineDrainingError, OverloadedError
 
@@ -19,6 +19,8 @@ UNKNOWN_RATE_RETRY_S = 1.0
 """What a refused caller is told before any batch has been measured."""
 LEAST_RETRY_S = 0.05
 
+Fail: TypeAlias = Callable[[Exception], None]
+
 
 @dataclass(slots=True, eq=False)
 class Admitted:
@@ -27,7 +29,6 @@ class Admitted:
     num_tokens: float
     num_items: int
     deadline: float | None
-    fail: Callable[[Exception], None]
     since: float = field(default_factory=time.monotonic)
     counted: float = 0.0
 
@@ -43,7 +44,7 @@ class Admission:
         self._limit = max_queued_tokens
         self._throughput = throughput
         self._changed = threading.Condition()  # re-entrant: garbage collection may end a job inside
-        self._jobs: dict[Admitted, None] = {}  # in order of arrival
+        self._jobs: dict[Admitted, Fail] = {}  # in order of arrival, with what ends them
         self._num_tokens = 0.0
         self._num_items = 0
         self._counted = 0.0
@@ -76,8 +77,11 @@ class Admission:
             oldest = next(iter(self._jobs), None)
         return 0.0 if oldest is None else time.monotonic() - oldest.since
 
-    def enter(self, job: Admitted) -> None:
-        """Let a job in; raises OverloadedError, or EngineDrainingError after `refuse_all`."""
+    def enter(self, job: Admitted, fail: Fail) -> None:
+        """Let a job in; raises OverloadedError, or EngineDrainingError after `refuse_all`.
+
+        fail: ends the job. It is let go when the job leaves, so that what it belongs to may refer to the job.
+        """
         with self._changed:
             if self._is_draining:
                 raise EngineDrainingError("the engine is shutting down and takes no new work", DRAIN_RETRY_S)
@@ -88,7 +92,7 @@ class Admission:
                     self._retry_after_s(self._counted + counted - self._limit),
                 )
             job.counted = counted
-            self._jobs[job] = None
+            self._jobs[job] = fail
             self._num_tokens += job.num_tokens
             self._num_items += job.num_items
             self._counted += counted
@@ -127,18 +131,19 @@ class Admission:
         if now < self._first_deadline:
             return
         with self._changed:
-            deadlines = [(job, job.deadline) for job in self._jobs if job.deadline is not None]
-            self._first_deadline = min((deadline for _, deadline in deadlines if deadline > now), default=float("inf"))
-        for job, deadline in deadlines:
+            deadlines = [(job, fail, job.deadline) for job, fail in self._jobs.items() if job.deadline is not None]
+            later = (deadline for _, _, deadline in deadlines if deadline > now)
+            self._first_deadline = min(later, default=float("inf"))
+        for job, fail, deadline in deadlines:
             if deadline <= now:
-                job.fail(DeadlineExceededError(f"the deadline passed with {job.num_items} items not computed"))
+                fail(DeadlineExceededError(f"the deadline passed with {job.num_items} items not computed"))
 
     def fail_all(self, error: Exception) -> None:
         """End every job."""
         with self._changed:
-            jobs = list(self._jobs)
-        for job in jobs:
-            job.fail(error)
+            fails = list(self._jobs.values())
+        for fail in fails:
+            fail(error)
 
     def refuse_all(self) -> None:
         """Let no more jobs in."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -56,7 +57,8 @@ class Parts:
 class Ticket:
     """Follows one job. `future` gives its results in the order of the prompts, or the first exception.
 
-    Cancelling the future is the same as `cancel`. Thread safe.
+    Cancelling the future is the same as `cancel`. Thread safe. Once it is over nothing in the engine refers to it, nor
+    it to itself: its results are freed when the caller lets them go, and not by a garbage collection some time later.
     """
 
     def __init__(self, parts: Parts, job: Job) -> None:
@@ -83,8 +85,8 @@ class Ticket:
         self._is_over = False
         estimate = job.estimated_tokens()
         self._estimate = estimate / max(1, len(job))
-        self._admitted = Admitted(estimate, len(job), job.deadline, self.fail)
-        parts.admission.enter(self._admitted)
+        self._admitted = Admitted(estimate, len(job), job.deadline)
+        parts.admission.enter(self._admitted, self.fail)
 
     @property
     def num_items(self) -> int:
@@ -93,7 +95,7 @@ class Ticket:
 
     def start(self) -> None:
         """Have the pool tokenise the first chunks."""
-        self.future.add_done_callback(self._stop_if_cancelled)
+        self.future.add_done_callback(_stop_if_cancelled(weakref.ref(self)))
         if len(self._job) == 0:
             self._finish()
         self._tokenize_more()
@@ -301,10 +303,6 @@ class Ticket:
                 return
         self.fail(error)
 
-    def _stop_if_cancelled(self, future: Future[list[Result]]) -> None:
-        if future.cancelled():
-            self._end()
-
     def _end(self, failure: tuple[int, Exception] | None = None) -> bool:
         """Whether this call was the one that ended the job."""
         with self._changed:
@@ -318,6 +316,17 @@ class Ticket:
         self._parts.worker.clear(self._lane)
         self._parts.admission.leave(self._admitted)
         return True
+
+
+def _stop_if_cancelled(ticket: weakref.ref[Ticket]) -> Callable[[Future[list[Result]]], None]:
+    """A callback of the ticket's future, which keeps it for good; what runs keeps the ticket alive while it matters."""
+
+    def done(future: Future[list[Result]]) -> None:
+        still_there = ticket()
+        if still_there is not None and future.cancelled():
+            still_there._end()
+
+    return done
 
 
 def _result(request: Request, data: Tensor | None, error: NonFiniteError | None = None) -> Result:

@@ -21,6 +21,7 @@ from assay.server.edge import RECORD
 from assay.server.errors import ClientGone, Failure, NotFound, Refused, failure_of, refuse
 from assay.server.headers import reply_headers
 from assay.server.runner import MANY_RESULTS
+from assay.server.served import asked_name
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -87,17 +88,16 @@ class Endpoint:
         return await parse_json(raw)
 
     def choose(self, body: Any, request: Request) -> Operation:
-        """The operation of the first row that matches, or of the dialect that a header names."""
+        """The operation of the first row that matches, of those of one dialect where a header names it."""
         wanted = wanted_dialect(request, {row.operation.dialect.name for row in self.rows})
-        if wanted is None:
-            return next(row.operation for row in self.rows if row.matches(body, request.headers))
-        return next(row.operation for row in self.rows if row.operation.dialect.name == wanted)
+        rows = [row for row in self.rows if wanted in (None, row.operation.dialect.name)]
+        return next((row for row in rows if row.matches(body, request.headers)), rows[-1]).operation
 
     def _model_for(self, operation: Operation, body: Any) -> ServedModel:
         """The model the body names, else the first that can do what is asked."""
         models = self._state.models
         name = body.get("model") if isinstance(body, dict) and not operation.dialect.ignores_model else None
-        if name and isinstance(name, str):  # anything else is the schema's to refuse
+        if isinstance(name, str) and asked_name(name) is not None:  # anything else is the schema's to refuse
             return models.find(name)
         return next((model for model in models if can_run(operation, model)), models.default)
 

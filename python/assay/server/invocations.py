@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from assay.server.body import decoded
-from assay.server.dialects.table import INPUT_OPERATIONS, INVOCATIONS
+from assay.server.dialects import hf
+from assay.server.dialects.table import INPUT_ROUTES, INVOCATIONS, ROUTES
 from assay.server.dialects.vllm_pooling import POOLING
-from assay.server.endpoint import Endpoint, can_run
+from assay.server.endpoint import Endpoint, can_run, wanted_dialect
 from assay.server.errors import refuse
 
 if TYPE_CHECKING:
@@ -34,11 +35,22 @@ class Invocations(Endpoint):
 
     def choose(self, body: Any, request: Request) -> Operation:
         """The first operation whose keys are there and that the model can do."""
+        operation = self._found(body, request)
+        if operation is not hf.INVOCATION and isinstance(body, dict) and body.get("parameters"):
+            raise refuse("parameters are read beside `inputs` only: pass their keys in the body", param="parameters")
+        return operation
+
+    def _found(self, body: Any, request: Request) -> Operation:
+        rows = self.rows
         if isinstance(body, dict) and ("input" in body or "messages" in body):
-            return INPUT_OPERATIONS.get(self._model_for(POOLING, body).task, POOLING)
-        for row in self.rows:
+            rows = ROUTES[INPUT_ROUTES.get(self._model_for(POOLING, body).task, "/pooling")]
+        wanted = wanted_dialect(request, {row.operation.dialect.name for row in rows})
+        rows = tuple(row for row in rows if wanted in (None, row.operation.dialect.name))
+        for row in rows:
             if row.matches(body, request.headers) and can_run(row.operation, self._model_for(row.operation, body)):
                 return row.operation
+        if wanted is not None:
+            return rows[-1].operation
         kinds = "classify (input or messages), rerank (query, documents), score (queries, documents), pooling, predict"
         raise refuse(f"Cannot find suitable handler for request. Expected one of: [{kinds}]")
 

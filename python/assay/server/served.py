@@ -19,6 +19,13 @@ NO_PLUGIN = (
     "No IOProcessor plugin installed. Please refer to the documentation and to the "
     "'prithvi_geospatial_mae_io_processor' offline inference example for more details."
 )
+NO_NAME = ("", "default/not-specified")
+"""What a body may have as `model` that means none; the second is what Infinity's clients send."""
+
+
+def asked_name(name: str | None) -> str | None:
+    """The name in a body, None where it means none."""
+    return None if name in NO_NAME else name
 
 
 class ServedModel:
@@ -137,8 +144,9 @@ class ModelTable:
         return iter(self.models)
 
     def find(self, name: str | None) -> ServedModel:
-        """The model of that name (None and "" are the default one); Refused with a 404 that lists the names."""
-        if not name:
+        """The model of that name (the default one where it means none); Refused with a 404 that lists the names."""
+        name = asked_name(name)
+        if name is None:
             return self.default
         model = self._by_name.get(name)
         if model is None:

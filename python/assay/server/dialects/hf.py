@@ -1,4 +1,7 @@
-"""The dialect of Hugging Face's inference API: POST / with `parameters`, as a text-classification pipeline answers."""
+"""The dialect of Hugging Face: `inputs` with `parameters`, as keywords of a text-classification pipeline.
+
+POST / answers as the inference API does, POST /invocations as a container of SageMaker: with what the pipeline returns.
+"""
 
 from __future__ import annotations
 
@@ -43,17 +46,24 @@ class Pair(BaseModel):
 
 
 class Parameters(BaseModel):
-    """Keys of `parameters`."""
+    """Keys of `parameters`. Others are refused: a pipeline would hand them to its tokenizer, or raise."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="forbid")
 
     top_k: int | None = Field(None, ge=1, description="The best labels, at most this many; null: all.")
     function_to_apply: Literal["default", "sigmoid", "softmax", "none"] | None = None
-    truncation: bool | str | None = Field(None, description="false refuses texts that are too long.")
+    truncation: bool | Literal["longest_first", "do_not_truncate"] | None = Field(
+        None, description="false refuses texts that are too long."
+    )
+    max_length: int | None = Field(None, ge=1, description="Tokens a text is cut to, unless truncation is false.")
+    add_special_tokens: bool | None = None
+    padding: bool | str | None = Field(None, description="Accepted: padding changes no score.")
+    batch_size: int | None = Field(None, description="Accepted: batches change no score.")
+    num_workers: int | None = Field(None, description="Accepted: workers change no score.")
 
 
 class TextClassification(BaseModel):
-    """POST / with `parameters`, be they empty: one text, one pair, or a list of either."""
+    """`inputs` with `parameters`, be they empty: one text, one pair, or a list of either."""
 
     inputs: str | Pair | Annotated[list[str | Pair], FirstError()]
     parameters: Parameters = Field(default_factory=lambda: Parameters.model_validate({}))
@@ -65,19 +75,42 @@ def check_classifier(model: ServedModel) -> None:
         raise refuse(f"The model `{model.name}` is not a text classifier.")
 
 
+_ELSEWHERE: Final = {
+    "candidate_labels": "candidate_labels: zero-shot classification is not served",
+    "return_all_scores": "return_all_scores was removed from pipelines: pass top_k, null for all labels",
+}
+"""Parameters that are refused in words of their own."""
+
+
 def parse_text_classification(body: Any, policy: RequestPolicy) -> Call:
-    """POST / with `parameters`."""
-    form = parsed(TextClassification, body)
+    """`inputs` with `parameters`."""
+    form = parsed(TextClassification, _with_given_parameters(body))
     parameters = form.parameters
-    if "candidate_labels" in (parameters.model_extra or {}):
-        raise refuse("candidate_labels: zero-shot classification is not served", param="parameters.candidate_labels")
+    cuts = parameters.truncation not in (False, "do_not_truncate")
+    tokenization = {
+        "max_length": parameters.max_length if cuts else None,
+        "add_special_tokens": parameters.add_special_tokens,
+    }
     prompts = form.inputs if isinstance(form.inputs, list) else [form.inputs]
     return Call(
         work=Encode([_prompt(item) for item in prompts], "classify"),
         scale=_SCALES[parameters.function_to_apply],
-        cut_long=parameters.truncation not in (False, "do_not_truncate"),
+        tokenization={name: value for name, value in tokenization.items() if value is not None},
+        cut_long=cuts,
         reply=form,
     )
+
+
+def _with_given_parameters(body: Any) -> Any:
+    """The body, its parameters without those that are null; null is a number of labels, though."""
+    parameters = body.get("parameters") if isinstance(body, dict) else None
+    if not isinstance(parameters, dict):
+        return body
+    for name, message in _ELSEWHERE.items():
+        if parameters.get(name) is not None:
+            raise refuse(message, param=f"parameters.{name}")
+    given = {name: value for name, value in parameters.items() if value is not None or name == "top_k"}
+    return {**body, "parameters": given}
 
 
 def _prompt(item: str | Pair) -> str | dict[str, str]:
@@ -87,7 +120,12 @@ def _prompt(item: str | Pair) -> str | dict[str, str]:
 
 
 def format_text_classification(call: Call, answer: Answer, stamp: Stamp) -> Reply:
-    """A list of labels per text, best first, ties by the lower index; a single text has a list of one list too."""
+    """A list of labels per text; a single text has a list of one list too."""
+    return _labels_of(call, answer)
+
+
+def _labels_of(call: Call, answer: Answer) -> list[list[dict[str, Any]]]:
+    """The labels of each text, best first, ties by the lower index."""
     labels, top_k = answer.model.labels, call.reply.parameters.top_k
     rows = []
     for item in answer.items:
@@ -97,6 +135,17 @@ def format_text_classification(call: Call, answer: Answer, stamp: Stamp) -> Repl
     return rows
 
 
+def format_invocation(call: Call, answer: Answer, stamp: Stamp) -> Reply:
+    """What the pipeline returns: the labels of each text where top_k was given, else the best one of each."""
+    rows: list[Any] = _labels_of(call, answer)
+    inputs = call.reply.inputs
+    if "top_k" not in call.reply.parameters.model_fields_set:
+        rows = [row[0] for row in rows]  # in a list for one text too, though not for one pair
+        return rows[0] if isinstance(inputs, Pair) else rows
+    return rows if isinstance(inputs, list) else rows[0]
+
+
 TEXT_CLASSIFICATION = Operation(
     "text_classification", DIALECT, parse_text_classification, format_text_classification, check_classifier
 )
+INVOCATION = Operation("text_classification", DIALECT, parse_text_classification, format_invocation, check_classifier)

@@ -8,8 +8,8 @@ from assay.server.dialects import vllm_schema as schema
 from assay.server.dialects.base import Operation, Reply, Stamp
 from assay.server.dialects.binary import base64_of
 from assay.server.dialects.parsing import check_removed, parsed
-from assay.server.dialects.vllm_form import conditions
-from assay.server.dialects.vllm_reply import DIALECT, head_of, usage_of
+from assay.server.dialects.vllm_form import check_media, conditions
+from assay.server.dialects.vllm_reply import DIALECT, details_of, head_of, top_details, usage_of
 from assay.server.errors import refuse
 from assay.server.request import Call, Encode
 
@@ -36,6 +36,7 @@ def parse_embeddings(body: Any, policy: RequestPolicy) -> Call:
     """POST /v1/embeddings."""
     check_removed(body)
     form = parsed(schema.Embeddings, body)
+    check_media(form, policy)
     return Call(
         work=Encode(form.input, "embed"),
         use_activation=form.use_activation,
@@ -54,10 +55,12 @@ def format_embeddings(call: Call, answer: Answer, stamp: Stamp) -> Reply:
             "index": index,
             "object": "embedding",
             "embedding": base64_of(item.data, form.embed_dtype, form.endianness) if is_text else item.data.tolist(),
+            **details_of(item, call),
         }
         for index, item in enumerate(answer.items)
     ]
-    return {**head_of("embd", answer, stamp), "data": data, "usage": usage_of(answer)}
+    head = head_of("embd", answer, stamp)
+    return {**head, "data": data, "usage": usage_of(answer), **top_details(call, answer)}
 
 
 EMBEDDINGS = Operation("embeddings", DIALECT, parse_embeddings, format_embeddings, check_embeddings)

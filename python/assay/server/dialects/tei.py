@@ -95,6 +95,8 @@ def check_rerank(model: ServedModel) -> None:
 
 def parse_predict(body: Any, policy: RequestPolicy) -> Call:
     """POST /predict."""
+    if isinstance(body, dict) and body.get("parameters"):
+        raise refuse("`parameters` are read by POST / and POST /invocations")
     form = parsed(Predict, body)
     inputs = form.inputs
     if not isinstance(inputs, str) and not inputs:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from assay.server.dialects import vllm_schema as schema
 from assay.server.dialects.base import Operation, Reply, Stamp
 from assay.server.dialects.parsing import check_removed, parsed
-from assay.server.dialects.vllm_form import check_media, conditions, encoded_work, window_of
+from assay.server.dialects.vllm_form import check_media, conditions, encoded_work, scale_of, window_of
 from assay.server.dialects.vllm_reply import DIALECT, details_of, head_of, top_details, usage_of
 from assay.server.errors import NotFound, refuse
 from assay.server.request import Call
@@ -35,6 +35,7 @@ def parse_classify(body: Any, policy: RequestPolicy) -> Call:
     return Call(
         work=encoded_work(form, "classify", policy),
         use_activation=form.use_activation,
+        scale=scale_of(form, "pipeline"),
         long_input=window_of(form.long_input),
         reply=form,
         **conditions(form),

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from assay.server.dialects import vllm_schema as schema
 from assay.server.errors import refuse
-from assay.server.request import Chat, Encode, LongInput, Score
+from assay.server.request import Chat, Encode, LongInput, Scale, Score
+from assay.server.served import asked_name
 
 if TYPE_CHECKING:
     from assay.server.settings import RequestPolicy
@@ -33,13 +34,28 @@ def conditions(form: schema.Body, add_special_tokens: bool | None = None) -> dic
         "add_special_tokens": add_special_tokens,
     }
     return {
-        "model": form.model or None,
+        "model": asked_name(form.model),
         "request_id": form.request_id,
         "priority": form.priority,
         "timeout_ms": form.timeout_ms,
         "cache_salt": form.cache_salt,
         "tokenization": {name: value for name, value in tokenization.items() if value is not None},
     }
+
+
+def scale_of(form: schema.Rescaled, probability: Scale, default: Scale = "model") -> Scale:
+    """The scale of the scores: `probability` where raw_scores is false, `default` where the body says nothing of it.
+
+    use_activation true asks for the model's own scores whatever raw_scores says.
+    """
+    if form.raw_scores is not None and form.raw_scores == form.use_activation:
+        flag = str(form.raw_scores).lower()
+        raise refuse(f"raw_scores ({flag}) and use_activation ({flag}) contradict each other", param="raw_scores")
+    if form.raw_scores:
+        return "logit"
+    if form.use_activation is not None:
+        return "model"
+    return default if form.raw_scores is None else probability
 
 
 def check_media(form: Any, policy: RequestPolicy) -> None:

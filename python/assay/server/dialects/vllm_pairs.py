@@ -11,10 +11,18 @@ from typing import TYPE_CHECKING, Any
 from assay.server.dialects import vllm_schema as schema
 from assay.server.dialects.base import Operation, Reply, Stamp
 from assay.server.dialects.parsing import check_removed, parsed
-from assay.server.dialects.vllm_form import check_media, conditions, document_of, scored_work, side_of, window_of
+from assay.server.dialects.vllm_form import (
+    check_media,
+    conditions,
+    document_of,
+    scale_of,
+    scored_work,
+    side_of,
+    window_of,
+)
 from assay.server.dialects.vllm_reply import DIALECT, RERANK_DIALECT, details_of, head_of, top_details, usage_of
 from assay.server.errors import NotFound, refuse
-from assay.server.request import Call, Scale, Score
+from assay.server.request import Call, Score
 
 if TYPE_CHECKING:
     from assay.server.result import Answer
@@ -45,7 +53,13 @@ def parse_score(body: Any, policy: RequestPolicy) -> Call:
     form = parsed(form_class, body)
     check_media(form, policy)
     sides = side_of(getattr(form, left)), side_of(getattr(form, right))
-    return Call(work=scored_work(form, *sides), use_activation=form.use_activation, reply=form, **conditions(form))
+    return Call(
+        work=scored_work(form, *sides),
+        use_activation=form.use_activation,
+        scale=scale_of(form, "probability"),
+        reply=form,
+        **conditions(form),
+    )
 
 
 def format_score(call: Call, answer: Answer, stamp: Stamp) -> Reply:
@@ -63,33 +77,17 @@ def parse_rerank(body: Any, policy: RequestPolicy) -> Call:
     check_removed(body)
     form = parsed(schema.Rerank, body)
     check_media(form, policy)
-    _check_names(form)
+    if {"top_n", "top_k"} <= form.model_fields_set and form.top_n != form.top_k:
+        raise refuse(f"top_n ({form.top_n}) and top_k ({form.top_k}) contradict each other: pass one", param="top_k")
     return Call(
         work=scored_work(form, side_of(form.query), side_of(form.documents)),
         use_activation=form.use_activation,
-        scale=_scale_of(form),
+        scale=scale_of(form, "probability"),
+        cut_long=form.truncation,
         long_input=window_of(form.long_input),
         reply=form,
         **conditions(form),
     )
-
-
-def _check_names(form: schema.Rerank) -> None:
-    """Refuse a body that says one thing under two names, and not the same."""
-    if {"top_n", "top_k"} <= form.model_fields_set and form.top_n != form.top_k:
-        raise refuse(f"top_n ({form.top_n}) and top_k ({form.top_k}) contradict each other: pass one", param="top_k")
-    if form.raw_scores is not None and form.raw_scores == form.use_activation:
-        flag = str(form.raw_scores).lower()
-        raise refuse(f"raw_scores ({flag}) and use_activation ({flag}) contradict each other", param="raw_scores")
-
-
-def _scale_of(form: schema.Rerank) -> Scale:
-    """Infinity gives probabilities whatever the model declares; use_activation asks for the model's own scores."""
-    if form.raw_scores is None:
-        return "model"
-    if form.raw_scores:
-        return "logit"
-    return "model" if form.use_activation else "probability"
 
 
 def parse_rerank_v2(body: Any, policy: RequestPolicy) -> Call:
@@ -99,20 +97,20 @@ def parse_rerank_v2(body: Any, policy: RequestPolicy) -> Call:
     return dataclasses.replace(call, work=dataclasses.replace(call.work, has_soft_limits=True))
 
 
-def format_rerank(call: Call, answer: Answer, stamp: Stamp) -> Reply:
-    """The reply of /rerank: best first, ties in the order of the documents."""
+def ranked(call: Call, answer: Answer) -> list[tuple[int, Any, float, dict[str, Any]]]:
+    """Index, document, score and details, best first, ties in the order of the documents; as many as were asked for."""
     form, items = call.reply, answer.items
     documents = form.documents if isinstance(form.documents, list) else [form.documents]
     scores = [item.data.item() for item in items]
-    order = sorted(range(len(scores)), key=lambda index: -scores[index])
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])[: form.top_n or form.top_k or None]
+    return [(index, documents[index], scores[index], details_of(items[index], call)) for index in order]
+
+
+def format_rerank(call: Call, answer: Answer, stamp: Stamp) -> Reply:
+    """The reply of /rerank."""
     results = [
-        {
-            "index": index,
-            "document": document_of(documents[index]),
-            "relevance_score": scores[index],
-            **details_of(items[index], call),
-        }
-        for index in order[: form.top_n or form.top_k or None]
+        {"index": index, "document": document_of(document), "relevance_score": score, **details}
+        for index, document, score, details in ranked(call, answer)
     ]
     usage = {"prompt_tokens": answer.num_tokens, "total_tokens": answer.num_tokens}
     head = {"id": f"score-{stamp.request_id}", "model": answer.name, "usage": usage}

@@ -10,7 +10,7 @@ from assay.server.dialects.base import Operation, Payload
 from assay.server.dialects.binary import base64_of, bytes_of
 from assay.server.dialects.parsing import check_removed, parsed
 from assay.server.dialects.vllm_form import check_media, conditions, encoded_work
-from assay.server.dialects.vllm_reply import DIALECT, head_of, top_details, usage_of
+from assay.server.dialects.vllm_reply import DIALECT, details_of, head_of, top_details, usage_of
 from assay.server.errors import refuse
 from assay.server.request import Call
 
@@ -45,6 +45,7 @@ def format_pooling(call: Call, answer: Answer, stamp: Stamp) -> Reply:
             "index": index,
             "object": "pooling",
             "data": base64_of(item.data, form.embed_dtype, form.endianness) if is_text else item.data.tolist(),
+            **details_of(item, call),
         }
         for index, item in enumerate(answer.items)
     ]

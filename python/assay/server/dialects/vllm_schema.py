@@ -38,6 +38,12 @@ class Activated(Body):
     use_activation: bool | None = Field(None, description="false gives logits; null follows the model.")
 
 
+class Rescaled(Activated):
+    """Keys of requests whose scores may also be put on another scale than the model's."""
+
+    raw_scores: bool | None = Field(None, description="Infinity's: true gives logits, false probabilities.")
+
+
 class Window(BaseModel):
     """Ours: read a long text in windows and combine their scores."""
 
@@ -65,7 +71,7 @@ class ChatForm(BaseModel):
     media_io_kwargs: dict[str, Any] | None = None
 
 
-class Labelled(Activated):
+class Labelled(Rescaled):
     """Keys of classify requests. Ours: the last three, which add `labels` and `scores` to every item."""
 
     long_input: Window | None = None
@@ -133,7 +139,7 @@ class Content(BaseModel):
 Side = str | Content | Annotated[list[str | Content], FirstError()]
 
 
-class Scored(Activated):
+class Scored(Rescaled):
     """Keys of score and rerank requests."""
 
     max_tokens_per_query: int = 0
@@ -177,8 +183,10 @@ class Rerank(Scored):
     documents: Side
     top_n: int = Field(0, ge=0, description="How many results; 0 or null gives all.")
     top_k: int = Field(0, ge=0, description="The same, as Voyage's clients call it.")
-    raw_scores: bool | None = Field(None, description="Infinity's: true gives logits, false probabilities.")
-    return_documents: bool | None = Field(None, description="Accepted; documents are always returned.")
+    truncation: bool | None = Field(None, description="Voyage's: cut what is too long; null: as the dialect does.")
+    return_documents: bool | None = Field(
+        None, description="Read where `raw_scores`, or Voyage's keys, ask for another reply; else all are returned."
+    )
     long_input: Window | None = None
 
 
