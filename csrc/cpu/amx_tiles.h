@@ -67,7 +67,8 @@ inline void tiles_begin() {
     config[16 + 2 * tile] = 64;
     config[48 + tile] = 16;
   }
-  _tile_loadconfig(config);
+  // Not by GCC 12's intrinsic, which tells the compiler of the first 8 bytes only: the others could be left unwritten.
+  __asm__ volatile("ldtilecfg %0" : : "m"(config));
 }
 inline void tiles_end() { _tile_release(); }
 

@@ -199,22 +199,33 @@ class AttentionPrefetch {
   std::int64_t row_ = 0;
 };
 
+// The keys of a tile that rows see, from hidden[r] to visible[r]. Out of line: compilers make much code of it, and most
+// tiles are seen whole.
+[[gnu::noinline]] inline void find_visible_keys(const AttentionParams& p, const AttentionSequence& sequence,
+                                                std::int64_t row0, int num_rows, std::int64_t tile,
+                                                std::int64_t num_keys, std::int64_t* hidden, std::int64_t* visible) {
+  for (int r = 0; r < num_rows; ++r) {
+    hidden[r] = min_of(num_keys, max_of(0, first_key(p, sequence, row0 + r) - tile));
+    visible[r] = min_of(num_keys, last_key(p, sequence, row0 + r) - tile);
+  }
+}
+
 // Scores of keys [tile, tile_end) -> probs, for num_rows rows from row0 of the sequence on.
 template <typename Operand>
 void softmax_rows(const AttentionParams& p, const AttentionSequence& sequence, std::int64_t row0, int num_rows,
                   std::int64_t tile, std::int64_t tile_end, float* scores, SoftmaxState& state) {
   const float scale_log2 = p.soft_cap > 0 ? kLog2e : p.softmax_scale * kLog2e;
   const std::int64_t num_keys = tile_end - tile;
+  const bool is_whole = first_key(p, sequence, row0 + num_rows - 1) <= tile && last_key(p, sequence, row0) >= tile_end;
 #if defined(__AVX2__) && !defined(__AVX512F__)
-  if (first_key(p, sequence, row0 + num_rows - 1) <= tile && last_key(p, sequence, row0) >= tile_end) {
-    return softmax_whole_tile(scores, num_rows, num_keys, scale_log2, state);
-  }
+  if (is_whole) return softmax_whole_tile(scores, num_rows, num_keys, scale_log2, state);
 #endif
-  std::int64_t hidden[kFmaRows];
+  std::int64_t hidden[kFmaRows] = {};
   std::int64_t visible[kFmaRows];
-  for (int r = 0; r < num_rows; ++r) {
-    hidden[r] = min_of(num_keys, max_of(0, first_key(p, sequence, row0 + r) - tile));
-    visible[r] = min_of(num_keys, last_key(p, sequence, row0 + r) - tile);
+  if (is_whole) {
+    for (int r = 0; r < kFmaRows; ++r) visible[r] = num_keys;
+  } else {
+    find_visible_keys(p, sequence, row0, num_rows, tile, num_keys, hidden, visible);
   }
   softmax_tile<Operand>(scores, num_rows, hidden, visible, num_keys, scale_log2, state);
 }

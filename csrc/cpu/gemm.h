@@ -100,20 +100,36 @@ void seal_panel<Int8Policy>(char* panel, int rows, std::int64_t num_blocks) {
   Int8Policy::seal_panel(panel, rows, num_blocks);
 }
 
-// Lays up to kRows tokens out as one input panel; depth beyond in_features is zero.
+// One token into row r of a panel; depth beyond in_features is zero. Whole depth blocks have a loop of constant length
+// and offsets: with the place of every vector worked out by itself, packing is bound by the arithmetic of places.
+template <typename Policy, typename Element>
+void pack_input_row(const Element* row, std::int64_t in_features, int r, char* panel) {
+  std::int64_t col = 0;
+  for (; col + Policy::kDepth <= in_features; col += Policy::kDepth, panel += Policy::kPanelBlockBytes) {
+#pragma GCC unroll 16
+    for (int i = 0; i < Policy::kDepth; i += kVecWidth) {
+      Policy::put_input(panel, r, i, load_lanes(row + col + i, std::int64_t{kVecWidth}));
+    }
+  }
+  if (col == in_features) return;
+  for (int i = 0; i < Policy::kDepth; i += kVecWidth) {
+    const std::int64_t left = in_features - col - i;
+    Policy::put_input(panel, r, i, left > 0 ? load_lanes(row + col + i, left) : vec_zero());
+  }
+}
+
+// Lays up to kRows tokens out as one input panel.
 template <typename Policy>
 void pack_input_panel(const void* x, DType dtype, std::int64_t stride, std::int64_t in_features, int rows,
                       char* panel) {
-  const std::int64_t depth = round_up(in_features, Policy::kDepth);
-  const std::int64_t element = dtype == DType::kFloat32 ? 4 : 2;
   for (int r = 0; r < rows; ++r) {
-    const char* row = static_cast<const char*>(x) + r * stride * element;
-    for (std::int64_t col = 0; col < depth; col += kVecWidth) {
-      const std::int64_t left = in_features - col;
-      Policy::put_input(panel, r, col, left > 0 ? load_row(row, dtype, col, left) : vec_zero());
+    if (dtype == DType::kFloat32) {
+      pack_input_row<Policy>(static_cast<const float*>(x) + r * stride, in_features, r, panel);
+    } else {
+      pack_input_row<Policy>(static_cast<const bfloat16*>(x) + r * stride, in_features, r, panel);
     }
   }
-  seal_panel<Policy>(panel, rows, depth / Policy::kDepth);
+  seal_panel<Policy>(panel, rows, ceil_div(in_features, Policy::kDepth));
 }
 
 // Lays `rows` tokens out as input panels, normalised first where the norm has a weight: x is then float32, and `normed`

@@ -29,18 +29,21 @@ struct TileInt8 {
       const float* from = reinterpret_cast<const float*>(panel + block * kPanelBlockBytes);
       for (int r = 0; r < rows; ++r) spans[r].add<kDepth>(from + r * kDepth);
     }
-    float scales[2 * kRows] = {};
+    float scales[3 * kRows] = {};
+    for (int r = 0; r < rows; ++r) {
+      const ByteScale scale(spans[r], kInputSteps);
+      scales[r] = scale.from_int;
+      scales[kRows + r] = scale.least;
+      scales[2 * kRows + r] = scale.to_int;
+    }
     for (std::int64_t block = 0; block < num_blocks; ++block) {
       const float* from = reinterpret_cast<const float*>(panel + block * kPanelBlockBytes);
       char* to = panel + block * kSealedBlockBytes;
       for (int r = 0; r < rows; ++r) {
-        const ByteScale scale(spans[r], kInputSteps);
-        scale.store<kDepth>(from + r * kDepth, to + r * kDepth);
-        scales[r] = scale.from_int;
-        scales[kRows + r] = scale.least;
+        store_run<kDepth>(from + r * kDepth, scales[kRows + r], scales[2 * kRows + r], to + r * kDepth);
       }
     }
-    memcpy(panel + num_blocks * kSealedBlockBytes, scales, sizeof scales);
+    memcpy(panel + num_blocks * kSealedBlockBytes, scales, 2 * kRows * sizeof(float));
   }
 
   static void pack_weight(const PackWeightParams& p, std::int64_t row, char* panel, int col) {

@@ -9,6 +9,9 @@
 
 #if defined(__AVX512F__)
 constexpr int kInt8Rows = 10;  // 10 x 2 sums + 4 weights + constants and products of a row, of 32 registers
+#if !defined(ASSAY_ISA_EMULATION)
+#include "cpu/gemm_avx512.h"
+#endif
 #else
 constexpr int kInt8Rows = 4;  // 4 x 2 sums + 4 weights + the rest, of 16 registers
 #endif
@@ -38,16 +41,20 @@ struct Int8 {
     for (std::int64_t block = 0; block < num_blocks; ++block) {
       const float* from = reinterpret_cast<const float*>(panel + block * kPanelBlockBytes);
       char* to = panel + block * kSealedBlockBytes;
-      float scales[2 * kRows] = {};
+      // All scales first: finding one is a long chain of waits, and a core overlaps chains that stand side by side.
+      float scales[3 * kRows] = {};
       for (int r = 0; r < rows; ++r) {
         RunSpan span;
         span.add<kDepth>(from + r * kDepth);
         const ByteScale scale(span, kInputSteps);
-        scale.store<kDepth>(from + r * kDepth, to + r * kDepth);
         scales[r] = scale.from_int;
         scales[kRows + r] = scale.least;
+        scales[2 * kRows + r] = scale.to_int;
       }
-      memcpy(to + kRows * kDepth, scales, sizeof scales);
+      for (int r = 0; r < rows; ++r) {
+        store_run<kDepth>(from + r * kDepth, scales[kRows + r], scales[2 * kRows + r], to + r * kDepth);
+      }
+      memcpy(to + kRows * kDepth, scales, 2 * kRows * sizeof(float));
     }
   }
 
@@ -88,9 +95,17 @@ struct Int8 {
     }
   }
 
-  // The integer sums of one depth block: kUsedRows x kCols.
+  // acc = the integer sums of one depth block: kUsedRows x kCols.
   template <int kUsedRows>
-  static void add_block(const char* panel, const char* weights, IntVec (&acc)[kUsedRows][kFmaVecs]) {
+  static void sum_block(const char* panel, const char* weights, IntVec (&acc)[kUsedRows][kFmaVecs]) {
+#if defined(__AVX512F__) && !defined(ASSAY_ISA_EMULATION)
+    if constexpr (kUsedRows == kRows) return int8_block_sums(panel, weights, acc);
+#endif
+#pragma GCC unroll 16
+    for (int r = 0; r < kUsedRows; ++r) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kFmaVecs; ++j) acc[r][j] = int_zero();
+    }
 #if defined(__AVX2__) && !defined(__AVX512F__)
     if constexpr (kUsedRows == kRows) return int8_add_block(panel, weights, acc);
 #endif
@@ -120,24 +135,24 @@ struct Int8 {
     for (std::int64_t block = 0; block < num_blocks; ++block) {
       next.block(block, kWeightBlockBytes);
       IntVec acc[kUsedRows][kFmaVecs];
-#pragma GCC unroll 16
-      for (int r = 0; r < kUsedRows; ++r) {
-#pragma GCC unroll 8
-        for (int j = 0; j < kFmaVecs; ++j) acc[r][j] = int_zero();
-      }
-      add_block<kUsedRows>(panel, weights, acc);
+      sum_block<kUsedRows>(panel, weights, acc);
       const float* row_scales = reinterpret_cast<const float*>(panel + kRows * kDepth);
-      const float* col_scales = reinterpret_cast<const float*>(weights + kWeightScales);
-      const float* col_sums = reinterpret_cast<const float*>(weights + kWeightSums);
+      // Loaded before the tile is written, which they might be a part of as far as a compiler knows.
+      Vec col_scales[kFmaVecs], col_sums[kFmaVecs];
+#pragma GCC unroll 8
+      for (int j = 0; j < kFmaVecs; ++j) {
+        col_scales[j] = vec_load(reinterpret_cast<const float*>(weights + kWeightScales) + j * kVecWidth);
+        col_sums[j] = vec_load(reinterpret_cast<const float*>(weights + kWeightSums) + j * kVecWidth);
+      }
 #pragma GCC unroll 16
       for (int r = 0; r < kUsedRows; ++r) {
+        const Vec row_scale = vec_set1(row_scales[r]), least = vec_set1(row_scales[kRows + r]);
 #pragma GCC unroll 8
         for (int j = 0; j < kFmaVecs; ++j) {
           float* at = tile + r * kCols + j * kVecWidth;
-          const Vec scale = vec_mul(vec_set1(row_scales[r]), vec_load(col_scales + j * kVecWidth));
           const Vec before = block == 0 && !resumes ? vec_zero() : vec_load(at);
-          const Vec offset = vec_fma(vec_set1(row_scales[kRows + r]), vec_load(col_sums + j * kVecWidth), before);
-          vec_store(at, vec_fma(int_to_float(acc[r][j]), scale, offset));
+          const Vec offset = vec_fma(least, col_sums[j], before);
+          vec_store(at, vec_fma(int_to_float(acc[r][j]), vec_mul(row_scale, col_scales[j]), offset));
         }
       }
       panel += kSealedBlockBytes;

@@ -62,16 +62,6 @@ inline float weight_at(const PackWeightParams& p, std::int64_t row, std::int64_t
                                            : bf16_to_float(static_cast<const bfloat16*>(p.weight)[at]);
 }
 
-// n <= kVecWidth elements of a token's row, the missing lanes 0.
-inline Vec load_row(const void* row, DType dtype, std::int64_t col, std::int64_t n) {
-  if (dtype == DType::kFloat32) {
-    const float* at = static_cast<const float*>(row) + col;
-    return n >= kVecWidth ? vec_load(at) : vec_load_n(at, static_cast<int>(n));
-  }
-  const bfloat16* at = static_cast<const bfloat16*>(row) + col;
-  return n >= kVecWidth ? vec_load_bf16(at) : vec_load_bf16_n(at, static_cast<int>(n));
-}
-
 #if defined(__AVX2__) && !defined(__AVX512F__)
 #include "cpu/gemm_avx2.h"
 #endif
@@ -85,13 +75,22 @@ struct FmaPolicy {
   static constexpr int kDepth = 16;
   static constexpr std::int64_t kPanelBlockBytes = kRows * kCacheLine;
   static constexpr std::int64_t kWeightBlockBytes = kDepth * kCols * static_cast<std::int64_t>(sizeof(Weight));
+#if defined(__AVX512F__)
+  // bfloat16 weights of two depths share a lane: a shift widens one and a mask the other, where widening sixteen
+  // neighbours takes two operations on the units that multiply.
+  static constexpr bool kIsPaired = sizeof(Weight) == 2;
+#else
+  static constexpr bool kIsPaired = false;
+#endif
 
   static void put_weight(char* block, int depth, int col, float value) {
-    Weight* at = reinterpret_cast<Weight*>(block) + depth * kCols + col;
+    Weight* const weights = reinterpret_cast<Weight*>(block);
     if constexpr (sizeof(Weight) == sizeof(float)) {
-      *at = value;
+      weights[depth * kCols + col] = value;
+    } else if constexpr (kIsPaired) {
+      weights[((depth / 2) * kCols + col) * 2 + depth % 2] = float_to_bf16(value);
     } else {
-      *at = float_to_bf16(value);
+      weights[depth * kCols + col] = float_to_bf16(value);
     }
   }
   static void put_input(char* panel, int row, std::int64_t col, Vec v) {
@@ -102,23 +101,62 @@ struct FmaPolicy {
   static Vec load_weight(const float* at) { return vec_load(at); }
   static Vec load_weight(const bfloat16* at) { return vec_load_bf16(at); }
 
+  template <int kUsedRows>
+  [[gnu::always_inline]] static void add_depth(const float* x, const Vec (&weight)[kFmaVecs],
+                                               Vec (&acc)[kUsedRows][kFmaVecs]) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kUsedRows; ++r) {
+      const Vec input = vec_set1(x[r * kDepth]);
+#pragma GCC unroll 8
+      for (int j = 0; j < kFmaVecs; ++j) {
+#if defined(__AVX512F__) && !defined(ASSAY_ISA_EMULATION)
+        // In place: left to choose, GCC 12 multiplies into the input's register, and copies and spills sums.
+        __asm__("vfmadd231ps %[weight], %[input], %[acc]"
+                : [acc] "+v"(acc[r][j])
+                : [weight] "v"(weight[j]), [input] "v"(input));
+#else
+        acc[r][j] = vec_fma(input, weight[j], acc[r][j]);
+#endif
+      }
+    }
+  }
+
   // One depth block: acc += x . w, depth by depth.
   template <int kUsedRows>
   static void add_block(const float* x, const Weight* w, Vec (&acc)[kUsedRows][kFmaVecs]) {
 #if defined(__AVX2__) && !defined(__AVX512F__)
     if constexpr (kUsedRows == kRows && sizeof(Weight) == sizeof(float)) return fma_add_block(x, w, acc);
 #endif
+#if defined(__AVX512F__)
+    if constexpr (kIsPaired) {
+#pragma GCC unroll 2
+      for (int depth = 0; depth < kDepth; depth += 2) {
+        Vec weight[kFmaVecs];
+#pragma GCC unroll 8
+        for (int j = 0; j < kFmaVecs; ++j) {
+          const __m512i pairs = _mm512_loadu_si512(w + depth * kCols + j * kVecWidth * 2);
+          weight[j] = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+        }
+        add_depth(x + depth, weight, acc);
+        // Loaded once more: there is no register to keep them in.
+        const Weight* again = w + depth * kCols;
+        __asm__("" : "+r"(again));
+#pragma GCC unroll 8
+        for (int j = 0; j < kFmaVecs; ++j) {
+          const __m512i pairs = _mm512_loadu_si512(again + j * kVecWidth * 2);
+          weight[j] = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(-65536)));
+        }
+        add_depth(x + depth + 1, weight, acc);
+      }
+      return;
+    }
+#endif
 #pragma GCC unroll 4
     for (int depth = 0; depth < kDepth; ++depth) {
       Vec weight[kFmaVecs];
 #pragma GCC unroll 8
       for (int j = 0; j < kFmaVecs; ++j) weight[j] = load_weight(w + depth * kCols + j * kVecWidth);
-#pragma GCC unroll 16
-      for (int r = 0; r < kUsedRows; ++r) {
-        const Vec input = vec_set1(x[r * kDepth + depth]);
-#pragma GCC unroll 8
-        for (int j = 0; j < kFmaVecs; ++j) acc[r][j] = vec_fma(input, weight[j], acc[r][j]);
-      }
+      add_depth(x + depth, weight, acc);
     }
   }
 

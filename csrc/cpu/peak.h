@@ -91,7 +91,11 @@ inline double run_int8_chains(std::int64_t rounds) {
   tiles_end();
   return 4.0 * 2 * kTileRows * 16 * TileInt8::kDepth * static_cast<double>(rounds);
 #else
-  constexpr int kChains = 8;
+#if defined(__AVX512F__)
+  constexpr int kChains = kPeakChains;
+#else
+  constexpr int kChains = 8;  // each needs registers for its products as well
+#endif
   IntVec chains[kChains];
 #pragma GCC unroll 16
   for (int i = 0; i < kChains; ++i) chains[i] = int_zero();

@@ -56,12 +56,11 @@ struct ByteScale {
     to_int = is_finite && !is_constant ? steps / size : 0.0f;
     from_int = !is_finite ? __builtin_nanf("") : is_constant ? 0.0f : size / steps;
   }
-
-  // kCount inputs of the span to bytes; `out` may start where they do, because each step writes behind what it has
-  // read.
-  template <int kCount>
-  void store(const float* run, char* out) const {
-    const Vec from = vec_set1(least), factor = vec_set1(to_int);
-    for (int i = 0; i < kCount; i += kByteRun) store_bytes(run + i, from, factor, out + i);
-  }
 };
+
+// kCount inputs of a span to bytes; `out` may start where they do, because each step writes behind what it has read.
+template <int kCount>
+void store_run(const float* run, float least, float to_int, char* out) {
+  const Vec from = vec_set1(least), factor = vec_set1(to_int);
+  for (int i = 0; i < kCount; i += kByteRun) store_bytes(run + i, from, factor, out + i);
+}

@@ -3,6 +3,14 @@
 // spelled out, so that no compiler may contract one copy of a function and not another.
 #pragma once
 
+#if defined(__AVX512F__)
+// 32 registers keep the coefficients of exp from one vector of a loop to the next; called, it loads them again. The
+// many of erf do not fit.
+#define ASSAY_VEC_MATH [[gnu::always_inline]] inline
+#else
+#define ASSAY_VEC_MATH inline
+#endif
+
 constexpr float kExpTerms[] = {4.999999404e-01f, 1.666652113e-01f, 4.166827351e-02f, 8.368685842e-03f,
                                1.382013550e-03f};
 constexpr float kErfTerms[] = {3.649194241e-01f, -1.821501106e-01f, 1.354509741e-01f, -1.099660248e-01f,
@@ -17,7 +25,7 @@ constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
 
 // terms[0] + terms[1] x + ...; unrolled by the compiler, every step one vec_fma.
 template <int kNumTerms>
-inline Vec vec_polynomial(Vec x, const float (&terms)[kNumTerms]) {
+ASSAY_VEC_MATH Vec vec_polynomial(Vec x, const float (&terms)[kNumTerms]) {
   Vec sum = vec_set1(terms[kNumTerms - 1]);
 #pragma GCC unroll 16
   for (int i = kNumTerms - 2; i >= 0; --i) sum = vec_fma(sum, x, vec_set1(terms[i]));
@@ -48,7 +56,7 @@ struct ExpParts {
   Vec reduced_expm1;
 };
 
-inline ExpParts vec_exp_parts(Vec x) {
+ASSAY_VEC_MATH ExpParts vec_exp_parts(Vec x) {
   const Vec exponent = vec_round(vec_mul(x, vec_set1(kLog2e)));
   Vec reduced = vec_fma(exponent, vec_set1(-kLn2High), x);
   reduced = vec_fma(exponent, vec_set1(-kLn2Low), reduced);
@@ -58,20 +66,20 @@ inline ExpParts vec_exp_parts(Vec x) {
 
 // Within 2 ulp on [-87.3, 88.37]; gradual or 0 below, +inf above; NaN stays NaN. The clamps keep the exponent in
 // [-127, 128], whose powers of two are 0 and +inf. vec_min and vec_max return their second operand on NaN.
-inline Vec vec_exp(Vec x) {
+ASSAY_VEC_MATH Vec vec_exp(Vec x) {
   const Vec clamped = vec_max(vec_set1(-88.0f), vec_min(vec_set1(89.0f), x));
   const ExpParts parts = vec_exp_parts(clamped);
   return vec_mul(vec_add(parts.reduced_expm1, vec_set1(1.0f)), vec_pow2i(parts.exponent));
 }
 
 // 1 / (1 + exp(-x)); 0 below -88.37.
-inline Vec vec_sigmoid(Vec x) {
+ASSAY_VEC_MATH Vec vec_sigmoid(Vec x) {
   const Vec one = vec_set1(1.0f);
   return vec_div(one, vec_add(one, vec_exp(vec_sub(vec_zero(), x))));
 }
 
 // Through expm1(2|x|), so that small x keeps its relative accuracy: within 3 ulp everywhere.
-inline Vec vec_tanh(Vec x) {
+ASSAY_VEC_MATH Vec vec_tanh(Vec x) {
   // tanh rounds to 1 in float32 from 9.02 on.
   const Vec doubled = vec_min(vec_set1(20.0f), vec_mul(vec_abs(x), vec_set1(2.0f)));
   const ExpParts parts = vec_exp_parts(doubled);
