@@ -229,9 +229,7 @@ def test_attention_masks_change_no_bits(isa: str, first: int, last: int, dtype: 
 @dtypes
 @causal
 @pytest.mark.parametrize("head_dim", [32, 40])  # 40 leaves part of a step to fill up
-def test_attention_keeps_a_bad_sequence_to_itself(
-    isa: str, head_dim: int, is_causal: bool, dtype: torch.dtype
-) -> None:
+def test_attention_keeps_a_bad_sequence_to_itself(isa: str, head_dim: int, is_causal: bool, dtype: torch.dtype) -> None:
     lengths = [33, 5, 19, 64, 1]
     case = make_case(lengths, dtype, head_dim=head_dim)
     clean = run(case, is_causal)
