@@ -2,13 +2,16 @@
 // nothing but its own parts.
 //
 // A work item is one (sequence, head, chunk of query rows). A thread packs the keys and values of its item once and
-// keeps them for the next item of the same sequence and key head; then, kFmaRows query rows at a time, it walks the
-// keys in tiles of kKeyTile counted from the sequence's first key: scores, online softmax, probs . v. What a row
+// keeps them for the next item of the same sequence and key head; then, kAttentionRows query rows at a time, it walks
+// the keys in tiles of kKeyTile counted from the sequence's first key: scores, online softmax, probs . v. What a row
 // computes depends on its own sequence alone, never on how rows are cut into chunks and blocks.
 #pragma once
 
 #include "cpu/attention_tiles.h"
 //
+#if defined(ASSAY_AMX)
+#include "cpu/attention_amx.h"
+#endif
 #include "cpu/attention_pack.h"
 //
 #include "cpu/attention_softmax.h"
@@ -26,11 +29,12 @@ struct AttentionScratch {
   explicit AttentionScratch(const AttentionParams& p)
       : num_units(p.head_dim / Operand::kPerUnit),
         head_panels(ceil_div(p.head_dim, kPanelCols)),
-        key_panel_floats(round_up(num_units, 8) * kPanelCols),
-        value_panel_floats(round_up(ceil_div(p.max_seqlen_k, Operand::kPerUnit), 2) * kPanelCols),
-        scores(round_up(num_units, kBlockUnits) * kFmaRows),
-        sums(scores + kKeyTile * kFmaRows),
-        keys(sums + round_up(kFmaRows * head_panels * kPanelCols, 16)),
+        key_panel_floats(round_up(num_units, max_of(8, Operand::kUnitsMultiple)) * kPanelCols),
+        value_panel_floats(round_up(ceil_div(p.max_seqlen_k, Operand::kPerUnit), max_of(2, Operand::kUnitsMultiple)) *
+                           kPanelCols),
+        scores(round_up(num_units, kBlockUnits) * kAttentionRows),
+        sums(scores + kKeyTile * kAttentionRows),
+        keys(sums + round_up(kAttentionRows * head_panels * kPanelCols, 16)),
         values(keys + ceil_div(p.max_seqlen_k, kPanelCols) * key_panel_floats),
         size(values + head_panels * value_panel_floats) {}
 
@@ -112,7 +116,7 @@ void store_attention_rows(const AttentionParams& p, const float* sums, std::int6
 inline std::int64_t attention_chunks(const AttentionParams& p, int num_threads) {
   if (num_threads == 1) return 1;
   const std::int64_t wanted = ceil_div(kItemsPerThread * num_threads, p.num_seqs * p.num_heads);
-  return min_of(wanted, ceil_div(p.max_seqlen_q, kFmaRows));
+  return min_of(wanted, ceil_div(p.max_seqlen_q, kAttentionRows));
 }
 
 // One unit of work, and the rows it reads.
@@ -131,7 +135,8 @@ inline AttentionItem attention_item(const AttentionParams& p, std::int64_t num_c
   item.head = static_cast<int>(item_idx / num_chunks % p.num_heads);
   item.kv_head = item.head / (p.num_heads / p.num_kv_heads);
   item.sequence = attention_sequence(p, item.seq);
-  const std::int64_t chunk_rows = ceil_div(ceil_div(item.sequence.seqlen_q, kFmaRows), num_chunks) * kFmaRows;
+  const std::int64_t chunk_rows =
+      ceil_div(ceil_div(item.sequence.seqlen_q, kAttentionRows), num_chunks) * kAttentionRows;
   item.begin = min_of(item.sequence.seqlen_q, item_idx % num_chunks * chunk_rows);
   item.end = min_of(item.sequence.seqlen_q, item.begin + chunk_rows);
   return item;
@@ -220,17 +225,17 @@ void softmax_rows(const AttentionParams& p, const AttentionSequence& sequence, s
 #if defined(__AVX2__) && !defined(__AVX512F__)
   if (is_whole) return softmax_whole_tile(scores, num_rows, num_keys, scale_log2, state);
 #endif
-  std::int64_t hidden[kFmaRows] = {};
-  std::int64_t visible[kFmaRows];
+  std::int64_t hidden[kAttentionRows] = {};
+  std::int64_t visible[kAttentionRows];
   if (is_whole) {
-    for (int r = 0; r < kFmaRows; ++r) visible[r] = num_keys;
+    for (int r = 0; r < kAttentionRows; ++r) visible[r] = num_keys;
   } else {
     find_visible_keys(p, sequence, row0, num_rows, tile, num_keys, hidden, visible);
   }
   softmax_tile<Operand>(scores, num_rows, hidden, visible, num_keys, scale_log2, state);
 }
 
-// kFmaRows or fewer query rows, from row0 of the sequence on, against the packed keys and values.
+// kAttentionRows or fewer query rows, from row0 of the sequence on, against the packed keys and values.
 template <typename Operand>
 void attend_rows(const AttentionParams& p, const AttentionScratch<Operand>& sizes, float* scratch,
                  const AttentionItem& item, std::int64_t row0, int num_rows, AttentionPrefetch<Operand>& prefetch) {
@@ -253,7 +258,7 @@ void attend_rows(const AttentionParams& p, const AttentionScratch<Operand>& size
   // The first tile begins where the window of the first row does. What it leaves out has weight 0 in every row of the
   // block, so a row's bits do not depend on the rows beside it.
   bool is_first = true;
-  const std::int64_t first_step = (row0 - item.begin) / kFmaRows * num_steps(sequence);
+  const std::int64_t first_step = (row0 - item.begin) / kAttentionRows * num_steps(sequence);
   for (std::int64_t tile = first / kKeyStep * kKeyStep; tile < last;) {
     const std::int64_t tile_end = min_of((tile / kKeyTile + 1) * kKeyTile, last);
     const std::int64_t tile_keys = tile_end - tile;
@@ -310,9 +315,9 @@ void attention_items(const AttentionParams& p, ThreadContext& context, int list,
     // Without a next item its own rows are named, and are in the cache.
     const AttentionItem next = next_idx < num_items ? attention_item(p, num_chunks, next_idx) : item;
     AttentionPrefetch<Operand> prefetch(p, next, is_packed(next),
-                                        ceil_div(num_rows, kFmaRows) * num_steps(item.sequence));
-    for (std::int64_t row = 0; row < num_rows; row += kFmaRows) {
-      const std::int64_t end = min_of(num_rows, row + kFmaRows);
+                                        ceil_div(num_rows, kAttentionRows) * num_steps(item.sequence));
+    for (std::int64_t row = 0; row < num_rows; row += kAttentionRows) {
+      const std::int64_t end = min_of(num_rows, row + kAttentionRows);
       attend_rows<Operand>(p, sizes, scratch, item, item.begin + row, static_cast<int>(end - row), prefetch);
     }
     prefetch.finish();
@@ -332,7 +337,8 @@ inline std::size_t attention_scratch_size(const AttentionParams& p) {
   return static_cast<std::size_t>(floats) * sizeof(float);
 }
 
-// One phase of a parallel region: threads claim the items of `list` until none is left. No barrier at the end.
+// One phase of a parallel region: threads claim the items of `list` until none is left. No barrier at the end. On AMX
+// the thread has a TileSession.
 inline void attention_region(const AttentionParams& p, ThreadContext& context, int list, void* scratch) {
   if (p.num_seqs == 0) return;
   if (p.dtype == DType::kFloat32) {
@@ -345,6 +351,7 @@ inline void attention_region(const AttentionParams& p, ThreadContext& context, i
 void attention(const AttentionParams& params, ThreadPool& pool) {
   pool.run(
       [](void* state, ThreadContext& context) {
+        TileSession<Bfloat16Policy> session;
         attention_region(*static_cast<const AttentionParams*>(state), context, 0, context.scratch());
       },
       const_cast<AttentionParams*>(&params), attention_scratch_size(params));

@@ -1,12 +1,13 @@
 // Lays q, k and v out as attention_tiles.h reads them. Included inside an ISA's namespace after it.
 //
 // An operand policy says what a unit is: the element type in memory, how many elements of the summed dimension share
-// a unit, and the step that multiplies units.
+// a unit, the step that multiplies units, and how many of them it takes at a time: those that are missing are zero.
 #pragma once
 
 struct Float32Operand {
   using Element = float;
   using Step = FmaStep;
+  static constexpr int kUnitsMultiple = 1;
   static constexpr int kPerUnit = 1;
   static float unit(const float* at) { return *at; }
 #if defined(__AVX2__)
@@ -18,6 +19,7 @@ struct Float32Operand {
 struct WidenedOperand {
   using Element = bfloat16;
   using Step = FmaStep;
+  static constexpr int kUnitsMultiple = 1;
   static constexpr int kPerUnit = 1;
   static float unit(const bfloat16* at) { return bf16_to_float(*at); }
 #if defined(__AVX2__)
@@ -31,7 +33,13 @@ struct WidenedOperand {
 #if defined(__AVX512BF16__)
 struct PairOperand {
   using Element = bfloat16;
+#if defined(ASSAY_AMX)
+  using Step = TileStep;
+  static constexpr int kUnitsMultiple = kBlockUnits;
+#else
   using Step = DotStep;
+  static constexpr int kUnitsMultiple = 1;
+#endif
   static constexpr int kPerUnit = 2;
   static __m256 load_units(const bfloat16* at, std::int64_t num_units) {
     const __mmask8 mask = num_units >= 8 ? 0xFF : 0x0F;  // head_dim is a multiple of 8
@@ -77,12 +85,12 @@ void pack_keys(const typename Operand::Element* k, std::int64_t k_stride, std::i
   const std::int64_t padded_keys = round_up(num_keys, kVecWidth);
   for (std::int64_t key = 0; key < padded_keys; key += 8) {
     float* panel = packed + key / kPanelCols * panel_floats + key % kPanelCols;
-    for (std::int64_t unit = 0; unit < num_units; unit += 8) {
+    for (std::int64_t unit = 0; unit < round_up(num_units, Operand::kUnitsMultiple); unit += 8) {
       __m256 rows[8];
 #pragma GCC unroll 8
       for (int i = 0; i < 8; ++i) {
         rows[i] = _mm256_setzero_ps();
-        if (key + i < num_keys) {
+        if (key + i < num_keys && unit < num_units) {
           rows[i] = Operand::load_units(k + (key + i) * k_stride + unit * Operand::kPerUnit, num_units - unit);
         }
       }
@@ -124,7 +132,7 @@ Vec value_units(const typename Operand::Element* v, std::int64_t v_stride, std::
 }
 
 // v [num_keys, head_dim] -> panels of kPanelCols columns, [units][kPanelCols] each; columns past head_dim and the
-// missing half of an odd last pair are zero.
+// missing half of an odd last pair are zero, and so are the units that fill a step up.
 template <typename Operand>
 void pack_values(const typename Operand::Element* v, std::int64_t v_stride, std::int64_t num_keys, int head_dim,
                  std::int64_t panel_floats, float* packed) {
@@ -144,6 +152,14 @@ void pack_values(const typename Operand::Element* v, std::int64_t v_stride, std:
       vec_store(units + col - whole_cols, value_units<Operand>(row + col, v_stride, head_dim - col, keys_left));
     }
   }
+  if constexpr (Operand::kUnitsMultiple > 1) {
+    const std::int64_t num_units = ceil_div(num_keys, Operand::kPerUnit);
+    const std::int64_t missing = round_up(num_units, Operand::kUnitsMultiple) - num_units;
+    for (std::int64_t panel = 0; panel < ceil_div(head_dim, kPanelCols); ++panel) {
+      memset(packed + panel * panel_floats + num_units * kPanelCols, 0,
+             static_cast<std::size_t>(missing * kPanelCols) * sizeof(float));
+    }
+  }
 }
 
 // num_rows of q -> row blocks.
@@ -155,6 +171,7 @@ void pack_queries(const typename Operand::Element* q, std::int64_t q_stride, int
     for (std::int64_t unit = 0; unit < num_units; unit += kBlockUnits) {
       float* block = packed + block_offset(unit) + r * kBlockUnits;
       const std::int64_t left = num_units - unit;
+      if (left < Operand::kUnitsMultiple) memset(block, 0, sizeof(float) * kBlockUnits);
       if constexpr (sizeof(*q) * Operand::kPerUnit == sizeof(float)) {
         if (left >= kBlockUnits) {
           memcpy(block, row + unit * Operand::kPerUnit, sizeof(float) * kBlockUnits);

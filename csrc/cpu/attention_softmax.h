@@ -30,7 +30,7 @@ inline Vec first_lanes(Vec v, std::int64_t n, Vec other) {
 }
 
 // Rows of a block, in whole vectors.
-constexpr int kStateRows = (kFmaRows + kVecWidth - 1) / kVecWidth * kVecWidth;
+constexpr int kStateRows = (kAttentionRows + kVecWidth - 1) / kVecWidth * kVecWidth;
 
 struct SoftmaxState {
   SoftmaxState() {

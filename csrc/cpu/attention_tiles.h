@@ -3,13 +3,19 @@
 // nothing.
 //
 // Both operands are made of 32-bit units: a float32, or two bfloat16 that are neighbours along the summed dimension.
-//   row blocks     [ceil(units / 16)][kFmaRows][16 units]: q of a block of query rows, its scores, its probs
+//   row blocks     [ceil(units / 16)][kAttentionRows][16 units]: q of a block of query rows, its scores, its probs
 //   column panels  [units][kPanelCols]: k^T of kPanelCols keys, or v in kPanelCols of head_dim
 // An output element is summed unit by unit in one order, whatever the tile it falls in.
 #pragma once
 
+// Rows of a block.
+#if defined(ASSAY_AMX)
+constexpr int kAttentionRows = kTileRows;
+#else
+constexpr int kAttentionRows = kFmaRows;
+#endif
 constexpr int kBlockUnits = 16;
-constexpr int kBlockFloats = kFmaRows * kBlockUnits;
+constexpr int kBlockFloats = kAttentionRows * kBlockUnits;
 constexpr int kPanelCols = kFmaVecs * kVecWidth;
 static_assert(kVecWidth == 1 || kFmaVecs == 2);  // product() knows whole panels and half ones
 // From one vector of a tile's columns to the next in a row block.
@@ -43,10 +49,18 @@ struct Product {
   const float* panels;  // column panels
   std::int64_t panel_floats;
   std::int64_t num_units;
-  const float* carry;  // [kFmaRows] out = rows . panels + carry * out, or nullptr: out = rows . panels
+  const float* carry;  // [kAttentionRows] out = rows . panels + carry * out, or nullptr: out = rows . panels
   float* out;
   std::int64_t out_row_stride;  // 0: out are row blocks
 
+  std::int64_t row_stride() const { return out_row_stride == 0 ? kBlockUnits : out_row_stride; }
+  Product from_row(int row) const {
+    Product rest = *this;
+    rest.rows += row * kBlockUnits;
+    rest.out += row * row_stride();
+    if (carry != nullptr) rest.carry += row;
+    return rest;
+  }
   float* out_panel(std::int64_t panel_idx) const {
     const std::int64_t col = panel_idx * kPanelCols;
     return out + (out_row_stride == 0 ? block_offset(col) : col);
@@ -56,7 +70,7 @@ struct Product {
 // Panels [panel_idx, last_panel).
 template <typename Step, int kUsedRows, int kUsedVecs>
 void product_rows(const Product& p, std::int64_t panel_idx, std::int64_t last_panel) {
-  const std::int64_t row_stride = p.out_row_stride == 0 ? kBlockUnits : p.out_row_stride;
+  const std::int64_t row_stride = p.row_stride();
   const std::int64_t vec_stride = p.out_row_stride == 0 ? kBlockVecStride : kVecWidth;
   for (; panel_idx < last_panel; ++panel_idx) {
     float* out = p.out_panel(panel_idx);
@@ -109,6 +123,13 @@ void product_rows(const Product& p, std::int64_t panel_idx, std::int64_t last_pa
 // May compute a few rows more than num_rows; their operands are stale scratch and nobody reads their result.
 template <typename Step, int kUsedVecs>
 void product_vecs(const Product& p, int num_rows, std::int64_t first_panel, std::int64_t last_panel) {
+  if constexpr (kAttentionRows > kFmaRows) {
+    if (num_rows > kFmaRows) {
+      constexpr int kHalf = kAttentionRows / 2;
+      product_vecs<Step, kUsedVecs>(p, kHalf, first_panel, last_panel);
+      return product_vecs<Step, kUsedVecs>(p.from_row(kHalf), num_rows - kHalf, first_panel, last_panel);
+    }
+  }
   if constexpr (kFmaRows == 14) {
     if (num_rows > 12) return product_rows<Step, 14, kUsedVecs>(p, first_panel, last_panel);
     if (num_rows > 10) return product_rows<Step, 12, kUsedVecs>(p, first_panel, last_panel);

@@ -168,20 +168,81 @@ DepthPart whole_depth(const PackedWeightView& weight) {
   return {0, ceil_div(weight.in_features, Policy::kDepth), true, nullptr};
 }
 
+// What a tile goes through after its product, all at once or some rows at a time; then it is handed to take(tile).
+template <typename Policy, typename Take>
+class TileFinish {
+ public:
+  TileFinish(const PackedWeightView& weight, Activation activation, Take& take)
+      : weight_(weight), activation_(activation), take_(take) {}
+
+  void begin(float* values, std::int64_t row0, int rows, std::int64_t col0, std::int64_t cols) {
+    values_ = values;
+    row0_ = row0;
+    rows_left_ = rows;
+    col0_ = col0;
+    cols_ = cols;
+  }
+
+  void finish_rows(int count) {
+    if (count > rows_left_) count = rows_left_;
+    if (count == 0) return;
+    const float* bias = weight_.bias == nullptr ? nullptr : weight_.bias + col0_;
+    if (weight_.is_gated) {
+      const float* up_bias = bias == nullptr ? nullptr : bias + weight_.out_features;
+      finish_gated_tile<Policy::kRows, Policy::kCols>(activation_, values_, count, cols_, bias, up_bias);
+    } else if (bias != nullptr || activation_ != Activation::kNone) {
+      finish_tile<Policy::kRows, Policy::kCols>(activation_, values_, count, cols_, bias);
+    }
+    take_(FinishedTile{values_, row0_, count, col0_, cols_});
+    values_ += count * Policy::kCols;
+    row0_ += count;
+    rows_left_ -= count;
+  }
+
+  void finish() { finish_rows(rows_left_); }
+
+ private:
+  const PackedWeightView& weight_;
+  Activation activation_;
+  Take& take_;
+  float* values_ = nullptr;
+  std::int64_t row0_ = 0;
+  int rows_left_ = 0;
+  std::int64_t col0_ = 0;
+  std::int64_t cols_ = 0;
+};
+
+// Beside the products of a tile: fetches weights, and finishes the tile before it where the vector units are idle.
+template <typename Finish>
+struct FetchAndFinish {
+  Prefetch fetch;
+  Finish& before;
+  int rows_per_block;
+
+  void block(std::int64_t block_idx, std::int64_t block_bytes) const {
+    fetch.block(block_idx, block_bytes);
+    before.finish_rows(rows_per_block);
+  }
+};
+
 // Multiplies `rows` tokens held in input panels, of the depth `part`, by the weight panels [first_col_panel,
-// last_col_panel). After the last part it hands each finished tile to take(tile), its rows counted from the first
-// panel. `then` is the weight panel that is read after these, or nullptr.
+// last_col_panel). After the last part it hands each finished tile, or some rows of it at a time, to take(tile), its
+// rows counted from the first panel. `then` is the weight panel that is read after these, or nullptr.
 template <typename Policy, typename Take>
 void multiply_part(const char* panels, std::int64_t rows, const PackedWeightView& weight, const DepthPart& part,
                    std::int64_t first_col_panel, std::int64_t last_col_panel, Activation activation, const char* then,
                    Take take) {
-  alignas(kCacheLine) float whole_tile[Policy::kRows * Policy::kCols];
-  float* values = part.sums == nullptr ? whole_tile : part.sums;
-  const std::int64_t values_step = part.sums == nullptr ? 0 : Policy::kRows * Policy::kCols;
+  constexpr std::int64_t kTileFloats = Policy::kRows * Policy::kCols;
+  // Two where a tile is finished beside the next one's products.
+  alignas(kCacheLine) float whole_tiles[kLeavesVectorUnits<Policy> ? 2 : 1][kTileFloats];
+  float* values = part.sums == nullptr ? whole_tiles[0] : part.sums;
+  const std::int64_t values_step = part.sums == nullptr ? 0 : kTileFloats;
   const std::int64_t panel_bytes = part.num_blocks * Policy::kPanelBlockBytes;
   const std::int64_t weight_bytes = ceil_div(weight.in_features, Policy::kDepth) * Policy::kWeightBlockBytes;
   const std::int64_t fetch_bytes =
       round_up(ceil_div(Policy::kWeightBlockBytes, ceil_div(rows, Policy::kRows)), kCacheLine);
+  using Finish = TileFinish<Policy, Take>;
+  Finish finish(weight, activation, take);
   for (std::int64_t col_panel = first_col_panel; col_panel < last_col_panel; ++col_panel) {
     const char* weights =
         static_cast<const char*>(weight.data) + col_panel * weight_bytes + part.first_block * Policy::kWeightBlockBytes;
@@ -190,26 +251,29 @@ void multiply_part(const char* panels, std::int64_t rows, const PackedWeightView
     const std::int64_t share = next_weights == nullptr ? 0 : fetch_bytes;
     const std::int64_t col0 = col_panel * panel_features<Policy>(weight.is_gated);
     const std::int64_t cols = min_of(panel_features<Policy>(weight.is_gated), weight.out_features - col0);
-    const float* bias = weight.bias == nullptr ? nullptr : weight.bias + col0;
     for (std::int64_t row0 = 0; row0 < rows; row0 += Policy::kRows, values += values_step) {
       const Prefetch next{next_weights + row0 / Policy::kRows * share, share};
       const int used = static_cast<int>(min_of(Policy::kRows, rows - row0));
       const char* panel = panels + row0 / Policy::kRows * panel_bytes;
-      if constexpr (Policy::kResumes) {
-        Policy::micro(panel, weights, part.num_blocks, used, values, next, part.first_block > 0);
+      if constexpr (kLeavesVectorUnits<Policy>) {
+        const int rows_per_block = static_cast<int>(ceil_div(Policy::kRows, part.num_blocks));
+        Policy::micro(panel, weights, part.num_blocks, used, values,
+                      FetchAndFinish<Finish>{next, finish, rows_per_block});
+        finish.begin(values, row0, used, col0, cols);
+        values = values == whole_tiles[0] ? whole_tiles[1] : whole_tiles[0];
       } else {
-        Policy::micro(panel, weights, part.num_blocks, used, values, next);
+        if constexpr (Policy::kResumes) {
+          Policy::micro(panel, weights, part.num_blocks, used, values, next, part.first_block > 0);
+        } else {
+          Policy::micro(panel, weights, part.num_blocks, used, values, next);
+        }
+        if (!part.is_last) continue;
+        finish.begin(values, row0, used, col0, cols);
+        finish.finish();
       }
-      if (!part.is_last) continue;
-      if (weight.is_gated) {
-        const float* up_bias = bias == nullptr ? nullptr : bias + weight.out_features;
-        finish_gated_tile<Policy::kRows, Policy::kCols>(activation, values, used, cols, bias, up_bias);
-      } else if (bias != nullptr || activation != Activation::kNone) {
-        finish_tile<Policy::kRows, Policy::kCols>(activation, values, used, cols, bias);
-      }
-      take(FinishedTile{values, row0, used, col0, cols});
     }
   }
+  if constexpr (kLeavesVectorUnits<Policy>) finish.finish();
 }
 
 // The same with the whole depth at once.

@@ -66,12 +66,13 @@ struct TileBfloat16 : TileGeometry {
     char* block = panel + (col / kDepth) * kPanelBlockBytes;
     vec_store_bf16(reinterpret_cast<bfloat16*>(block) + input_offset(row, col), v);
   }
+  template <typename Beside>
   static void micro(const char* panel, const char* weights, std::int64_t num_blocks, int rows, float* tile,
-                    const Prefetch& next) {
+                    const Beside& beside) {
     const bool both_rows = rows > kTileRows;
     zero_tiles();
     for (std::int64_t block = 0; block < num_blocks; ++block) {
-      next.block(block, kWeightBlockBytes);
+      beside.block(block, kWeightBlockBytes);
       load_inputs(panel + block * kPanelBlockBytes, both_rows);
       load_weights(weights + block * kWeightBlockBytes);
       multiply(both_rows);
@@ -96,12 +97,13 @@ struct TileFloat32 : TileGeometry {
     vec_store_bf16(at, v);
     vec_store_bf16(at + kPlaneBytes / 2, vec_sub(v, vec_load_bf16(at)));
   }
+  template <typename Beside>
   static void micro(const char* panel, const char* weights, std::int64_t num_blocks, int rows, float* tile,
-                    const Prefetch& next) {
+                    const Beside& beside) {
     const bool both_rows = rows > kTileRows;
     zero_tiles();
     for (std::int64_t block = 0; block < num_blocks; ++block) {
-      next.block(block, kWeightBlockBytes);
+      beside.block(block, kWeightBlockBytes);
       const char* x = panel + block * kPanelBlockBytes;
       const char* w = weights + block * kWeightBlockBytes;
       load_inputs(x + kPlaneBytes, both_rows);  // lo . hi
@@ -115,6 +117,11 @@ struct TileFloat32 : TileGeometry {
     store_tiles(tile, both_rows);
   }
 };
+
+template <>
+inline constexpr bool kLeavesVectorUnits<TileBfloat16> = true;
+template <>
+inline constexpr bool kLeavesVectorUnits<TileFloat32> = true;
 
 template <>
 struct TileSession<TileBfloat16> {

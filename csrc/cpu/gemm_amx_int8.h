@@ -75,12 +75,13 @@ struct TileInt8 {
     tile_dot_int8<3, 5, 7>();
   }
 
+  template <typename Beside>
   static void micro(const char* panel, const char* weights, std::int64_t num_blocks, int rows, float* tile,
-                    const Prefetch& next) {
+                    const Beside& beside) {
     const bool both_rows = rows > kTileRows;
     TileGeometry::zero_tiles();
     for (std::int64_t block = 0; block < num_blocks; ++block) {
-      next.block(block, kWeightBlockBytes);
+      beside.block(block, kWeightBlockBytes);
       TileGeometry::load_inputs(panel + block * kSealedBlockBytes, both_rows);
       TileGeometry::load_weights(weights + block * kWeightBlockBytes);
       multiply(both_rows);
@@ -99,6 +100,9 @@ struct TileInt8 {
     }
   }
 };
+
+template <>
+inline constexpr bool kLeavesVectorUnits<TileInt8> = true;
 
 template <>
 struct TileSession<TileInt8> {

@@ -107,14 +107,15 @@ template <int kTileRows, int kTileCols, int kCols>
   }
 }
 
-// Into input panels of the next product; the tile's rows are one panel's.
+// Into input panels of the next product; the tile's rows are one panel's, from its first on unless they are a part.
 template <typename Policy, int kCols>
 [[gnu::noinline]] void put_tile(char* panel, FinishedTile tile) {
+  const int first_row = kLeavesVectorUnits<Policy> ? static_cast<int>(tile.row0 % Policy::kRows) : 0;
   with_extent<Policy::kRows, kCols>(tile.rows, tile.cols, [&](auto rows, auto cols) {
     for (int r = 0; r < rows; ++r) {
       for (std::int64_t c = 0; c < cols; c += kVecWidth) {
         const Vec v = vec_load(tile.values + r * Policy::kCols + c);
-        Policy::put_input(panel, r, tile.col0 + c, as_activation<Policy>(v));
+        Policy::put_input(panel, first_row + r, tile.col0 + c, as_activation<Policy>(v));
       }
     }
   });

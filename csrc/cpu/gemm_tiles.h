@@ -4,6 +4,7 @@
 //   kRows, kCols   tile of output computed at once: kRows tokens x kCols output features
 //   kDepth         input features per depth block; 64 bytes of one packed row per plane
 //   kResumes       whether micro() takes `resumes`: the tile holds the sums of the depth before, to be gone on from
+//   kLeavesVectorUnits<Policy>  whether the vector units are idle during micro(): the tile before is finished on them
 //   packed weight  panels of kCols output features, each [depth blocks][...] as the micro-kernel reads it
 //   packed input   panels of kRows tokens, each [depth blocks][kRows][64 bytes]: a panel's block is contiguous, so no
 //                  row pitch can make its rows collide in the L1 cache
@@ -271,6 +272,9 @@ struct DotBfloat16 {
   }
 };
 #endif
+
+template <typename Policy>
+constexpr bool kLeavesVectorUnits = false;
 
 // AMX keeps tile shapes in a register that a thread must load before its first tile instruction and clear when it is
 // done (a kernel switch saves 8 KiB more while it is set). Other arithmetic has no such state.

@@ -17,9 +17,9 @@ static_assert(kRowKeysMultiple % kBlockUnits == 0 && kRowKeysMultiple % kPanelCo
 struct RowAttentionScratch {
   explicit RowAttentionScratch(std::int64_t width)
       : key_panel_floats(width * kPanelCols),
-        scores(width * kFmaRows),
-        sums(scores + kRowTile * kFmaRows),
-        keys(sums + width * kFmaRows),
+        scores(width * kAttentionRows),
+        sums(scores + kRowTile * kAttentionRows),
+        keys(sums + width * kAttentionRows),
         values(keys + kRowTile * width),
         size(values + kRowTile * width) {}
 
@@ -41,11 +41,11 @@ inline std::size_t row_attention_scratch_size(std::int64_t width) {
 // Heads of a work item: as many as a tile of the product has rows, fewer where there are too few items for all threads.
 inline int row_attention_heads(const AttentionParams& p, int num_threads) {
   const std::int64_t wanted = num_threads == 1 ? 1 : ceil_div(kItemsPerThread * num_threads, p.num_seqs);
-  const std::int64_t num_groups = max_of(ceil_div(p.num_heads, kFmaRows), min_of(p.num_heads, wanted));
+  const std::int64_t num_groups = max_of(ceil_div(p.num_heads, kAttentionRows), min_of(p.num_heads, wanted));
   return static_cast<int>(ceil_div(p.num_heads, num_groups));
 }
 
-// Heads [head0, head0 + num_heads) of a sequence's query, at most kFmaRows.
+// Heads [head0, head0 + num_heads) of a sequence's query, at most kAttentionRows.
 inline void attend_heads(const AttentionParams& p, const RowAttentionScratch& sizes, float* scratch, std::int64_t seq,
                          int head0, int num_heads) {
   const AttentionSequence sequence = attention_sequence(p, seq);
@@ -66,8 +66,8 @@ inline void attend_heads(const AttentionParams& p, const RowAttentionScratch& si
     product<FmaStep>({scratch, scratch + sizes.keys, sizes.key_panel_floats, p.head_dim, nullptr, scores, 0}, num_heads,
                      num_keys);
     // The walk begins and ends where the query's window does: all keys of a tile are seen, by all heads alike.
-    const std::int64_t hidden[kFmaRows] = {};
-    std::int64_t visible[kFmaRows];
+    const std::int64_t hidden[kAttentionRows] = {};
+    std::int64_t visible[kAttentionRows];
     for (std::int64_t& count : visible) count = num_keys;
     softmax_tile<Float32Operand>(scores, num_heads, hidden, visible, num_keys, p.softmax_scale * kLog2e, state);
     product<FmaStep>({scores, scratch + sizes.values, sizes.kValuePanelFloats, num_keys, carry, sums, p.head_dim},
