@@ -42,7 +42,8 @@ class _State:
         self.throughput = throughput
         self.wake = threading.Condition()  # re-entrant: garbage collection may call close() inside next_batch()
         self.model_in_use = threading.Lock()  # held while a batch runs, by whichever thread runs it
-        self.running: list[Request] = []
+        self.running: list[Request] = []  # whose outcomes are not handed out yet
+        self.num_computing = 0
         self.is_closed = False
         self.death: BaseException | None = None
         self.pid = os.getpid()
@@ -77,7 +78,11 @@ class _State:
         if not batch:
             return
         start = time.perf_counter()
-        outcomes = run_batch(self.model, batch)
+        self.num_computing = len(batch)
+        try:
+            outcomes = run_batch(self.model, batch)
+        finally:
+            self.num_computing = 0  # before anyone has an outcome and looks
         compute_s = time.perf_counter() - start
         self.throughput.add(sum(len(request.sequence.input_ids) for request in batch), len(batch), compute_s)
         shares: dict[Sink, tuple[list[Request], list[Outcome]]] = {}
@@ -174,7 +179,7 @@ class Worker:
     @property
     def num_running(self) -> int:
         """Requests of the batch that is being computed."""
-        return len(self._state.running)
+        return self._state.num_computing
 
     @property
     def is_idle(self) -> bool:
