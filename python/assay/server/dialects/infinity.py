@@ -22,14 +22,6 @@ if TYPE_CHECKING:
 DIALECT = Dialect("infinity", fail)
 
 
-def parse_rerank(body: Any, policy: RequestPolicy) -> Call:
-    """POST /rerank: probabilities whatever the model declares."""
-    call = vllm_pairs.parse_rerank(body, policy)
-    return dataclasses.replace(
-        call, scale=scale_of(call.reply, "probability", "probability"), cut_long=call.reply.truncation is not False
-    )
-
-
 def format_rerank(call: Call, answer: Answer, stamp: Stamp) -> Reply:
     """Documents are plain texts, and there only where they were asked for."""
     results = [
@@ -74,5 +66,5 @@ def _tail(answer: Answer, stamp: Stamp) -> dict[str, Any]:
     }
 
 
-RERANK = Operation("rerank", DIALECT, parse_rerank, format_rerank, vllm_pairs.check_score)
+RERANK = Operation("rerank", DIALECT, vllm_pairs.parse_rerank_to_probabilities, format_rerank, vllm_pairs.check_score)
 CLASSIFY = Operation("classify", DIALECT, parse_classify, format_classify, vllm_classify.check_classify)

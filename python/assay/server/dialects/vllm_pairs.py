@@ -97,6 +97,13 @@ def parse_rerank_v2(body: Any, policy: RequestPolicy) -> Call:
     return dataclasses.replace(call, work=dataclasses.replace(call.work, has_soft_limits=True))
 
 
+def parse_rerank_to_probabilities(body: Any, policy: RequestPolicy) -> Call:
+    """POST /rerank of servers whose scores are 0 to 1 whatever the model declares, and that cut what is too long."""
+    call = parse_rerank(body, policy)
+    scale = scale_of(call.reply, "probability", "probability")
+    return dataclasses.replace(call, scale=scale, cut_long=call.reply.truncation is not False)
+
+
 def ranked(call: Call, answer: Answer) -> list[tuple[int, Any, float, dict[str, Any]]]:
     """Index, document, score and details, best first, ties in the order of the documents; as many as were asked for."""
     form, items = call.reply, answer.items

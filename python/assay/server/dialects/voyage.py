@@ -5,19 +5,17 @@ Every key of a vLLM body is read here too; what differs is the scale, the reply,
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from assay.server.dialects import vllm_pairs
 from assay.server.dialects.base import Dialect, Operation, Reply, Stamp
-from assay.server.dialects.vllm_form import document_of, scale_of
+from assay.server.dialects.vllm_form import document_of
 from assay.server.dialects.vllm_reply import fail_with_detail, top_details
 
 if TYPE_CHECKING:
     from assay.server.request import Call
     from assay.server.result import Answer
-    from assay.server.settings import RequestPolicy
 
 DIALECT = Dialect("voyage", fail_with_detail)
 
@@ -27,14 +25,6 @@ def is_voyage(body: Any, headers: Mapping[str, str]) -> bool:
     if not isinstance(body, dict) or "documents" not in body or "top_n" in body:
         return False
     return "top_k" in body or "truncation" in body
-
-
-def parse_rerank(body: Any, policy: RequestPolicy) -> Call:
-    """POST /rerank: scores from 0 to 1 whatever the model declares."""
-    call = vllm_pairs.parse_rerank(body, policy)
-    return dataclasses.replace(
-        call, scale=scale_of(call.reply, "probability", "probability"), cut_long=call.reply.truncation is not False
-    )
 
 
 def format_rerank(call: Call, answer: Answer, stamp: Stamp) -> Reply:
@@ -49,4 +39,4 @@ def format_rerank(call: Call, answer: Answer, stamp: Stamp) -> Reply:
     return {"object": "list", "data": data, "model": answer.name, "usage": usage, **top_details(call, answer)}
 
 
-RERANK = Operation("rerank", DIALECT, parse_rerank, format_rerank, vllm_pairs.check_score)
+RERANK = Operation("rerank", DIALECT, vllm_pairs.parse_rerank_to_probabilities, format_rerank, vllm_pairs.check_score)
