@@ -1,4 +1,4 @@
-# Targets: demo, test, emulation, lint, bench, bench-decoder, bench-parts, bench-server, clients, fuzz, clean. Everything is installed into $(VENV), nothing outside the checkout changes.
+# Targets: demo, test, emulation, interpreted, lint, bench, bench-decoder, bench-parts, bench-server, clients, fuzz, clean. Everything is installed into $(VENV), nothing outside the checkout changes.
 # TORCH names the torch build to install first, e.g. make demo TORCH="torch --index-url <your CPU or CUDA wheel index>".
 
 VENV ?= .venv
@@ -14,13 +14,14 @@ SOURCES := pyproject.toml README.md CMakeLists.txt \
   $(shell find csrc cmake python -type f ! -name '*.so' ! -name '*.pyc' 2>/dev/null)
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
 
-.PHONY: help demo test emulation lint bench bench-decoder bench-parts bench-server clients fuzz clean
+.PHONY: help demo test emulation interpreted lint bench bench-decoder bench-parts bench-server clients fuzz clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo          classify and rank sample texts with the bundled demo model"
 	@echo "make test          run the tests"
 	@echo "make emulation     build the AVX-512 and CUDA kernels for any CPU, for the tests (CUDA where a toolkit's headers are found)"
+	@echo "make interpreted   run the kernel tests on an interpreted CPU with AVX-512 and AMX (CPU_MODEL=sapphire_rapids)"
 	@echo "make lint          ruff, mypy --strict, clang-format"
 	@echo "make bench         measure reranking against other engines (installs them)"
 	@echo "make bench-decoder measure a reranker made of a language model against sentence-transformers"
@@ -64,10 +65,14 @@ emulation: $(VENV)/.dev
 	  -DASSAY_CUDA_EMULATION=AUTO -DASSAY_ISA_EMULATION=ON -DCMAKE_MAKE_PROGRAM="$(abspath $(BIN))/ninja" \
 	  -DPython_EXECUTABLE="$(abspath $(BIN))/python" -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" \
 	  --log-level=WARNING
-	@$(BIN)/cmake --build build/emulation --target _cpu _cuda_emulated
+	@$(BIN)/cmake --build build/emulation --target _cpu _cuda_emulated assay_cpu_interpreter
 
 test: $(VENV)/.dev emulation
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+interpreted: $(VENV)/.dev emulation
+	LD_BIND_NOW=1 OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m pytest -p interpreted_plugin -p no:xdist \
+	  -k "(avx512 or amx) and not emulated" $(PYTEST_ARGS) tests/test_kernels_*.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
