@@ -141,6 +141,9 @@ def test_shards_and_bin_files_give_the_same_numbers(bert):
     index = bert / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
     assert all(torch.equal(a, b) for a, b in zip(run(load(bert), SEQUENCES), before, strict=True))
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, bert / "model.safetensors")
+    assert not any(torch.equal(a, b) for a, b in zip(run(load(bert), SEQUENCES), before, strict=True))
+    (bert / "model.safetensors").unlink()  # as in transformers, the single file had been read
     index.unlink()
     for is_new_format in (True, False):
         torch.save(tensors, bert / "pytorch_model.bin", _use_new_zipfile_serialization=is_new_format)
