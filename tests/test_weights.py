@@ -221,6 +221,7 @@ def test_integer_weights_are_refused(bert):
         ({"add_cross_attention": True}, "add_cross_attention"),
         ({"hidden_act": "mish"}, "hidden_act 'mish' is not supported"),
         ({"num_attention_heads": 5}, "not a multiple"),
+        ({"num_attention_heads": 24}, r"head_dim 4 \(hidden_size 96 / num_attention_heads 24\) is not supported"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         (
             {"architectures": ["BertForMaskedLM"]},
@@ -235,6 +236,11 @@ def test_integer_weights_are_refused(bert):
 def test_what_cannot_be_computed_is_refused_by_name(bert, values, message):
     with pytest.raises(UnsupportedModelError, match=message):
         load(bert, **values)
+
+
+def test_an_encoder_needs_a_layer(bert):
+    with pytest.raises(ConfigError, match="at least one layer"):
+        load(bert, num_hidden_layers=0)
 
 
 def test_names_are_listed_up_to_a_limit(tmp_path):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from assay.errors import ConfigError, UnsupportedModelError
+from assay.models.family import check_head_dim
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,8 +18,6 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 """transformers' names of a layer's kind of attention."""
 
 UNLIMITED = (-1, -1)
-MAX_HEAD_DIM, HEAD_DIM_STEP = 256, 8
-"""What the attention kernel takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +58,7 @@ class DecoderShape:
     norm_offset: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.head_dim % HEAD_DIM_STEP or not 0 < self.head_dim <= MAX_HEAD_DIM:
-            raise UnsupportedModelError(
-                f"head_dim {self.head_dim} is not supported; multiples of {HEAD_DIM_STEP} up to {MAX_HEAD_DIM} are"
-            )
+        check_head_dim(self.head_dim)
         if self.num_kv_heads < 1 or self.num_heads < 1 or self.num_heads % self.num_kv_heads:
             raise UnsupportedModelError(
                 f"num_attention_heads {self.num_heads} is not a multiple of num_key_value_heads {self.num_kv_heads}"
