@@ -65,6 +65,10 @@ class DecoderShape:
             )
         if not self.layer_types:
             raise ConfigError("config.json: a model needs at least one layer")
+        if len({self.ropes[kind].long_from for kind in set(self.layer_types) & set(self.ropes)}) > 1:
+            raise UnsupportedModelError(
+                "config.json: rope_type 'longrope' is not supported in layers of one kind only, or by other lengths"
+            )
 
     @property
     def num_layers(self) -> int:
@@ -154,6 +158,19 @@ def layer_types(config: HFConfig, num_layers: int, default: tuple[str, ...]) -> 
     if unknown:
         raise UnsupportedModelError(f"config.json: layer_types {unknown} are not supported; {FULL} and {SLIDING} are")
     return tuple(stated)
+
+
+def sees_past_only(config: HFConfig) -> bool:
+    """What is_causal says of a decoder, which transformers masks causally unless the key is there and false."""
+    return bool(config.get("is_causal", True))
+
+
+def every_nth(config: HFConfig, name: str, default: int) -> int:
+    """A key that says which layers have full attention; raises ConfigError where it is no count."""
+    count = default if config.get(name) is None else config.get(name)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ConfigError(f"config.json: {name} must be a positive number of layers, got {count!r}")
+    return count
 
 
 def sliding_windows(size: object, kinds: tuple[str, ...], is_causal: bool) -> dict[str, tuple[int, int]]:

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from assay.models.decoder_loader import DecoderLoader
-from assay.models.decoder_shape import FULL, DecoderNames, DecoderShape, LayerNames
+from assay.models.decoder_shape import FULL, DecoderNames, DecoderShape, LayerNames, sees_past_only
 from assay.models.family import SEQUENCE, TOKEN, Family, HeadShape, hidden_activation, last_token, refuse_keys
 from assay.models.rope import read_rope
 
@@ -55,7 +55,7 @@ def causal_shape(config: HFConfig) -> DecoderShape:
         layer_types=(FULL,) * num_layers,
         softmax_scales=(head_dim**-0.5,) * num_layers,
         ropes={FULL: read_rope(config, head_dim, max_positions)},
-        is_causal=config.get("is_causal") is not False,
+        is_causal=sees_past_only(config),
     )
 
 
