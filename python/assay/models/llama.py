@@ -71,6 +71,13 @@ def shape(config: HFConfig) -> DecoderShape:
     )
 
 
+def configure_head(config: HFConfig, head: HeadShape) -> HeadShape:
+    """token_classification_bias: whether `score` on every token has a bias."""
+    if head is not SCORE_HEADS[TOKEN]:
+        return head
+    return dataclasses.replace(head, classifier_has_bias=bool(config.get("token_classification_bias", True)))
+
+
 FAMILY = Family(
     name="Llama",
     class_names=("Llama",),
@@ -79,6 +86,7 @@ FAMILY = Family(
     shape=shape,
     backbone=DecoderLoader(LLAMA_NAMES),
     heads=SCORE_HEADS,
+    configure_head=configure_head,
     pooling=last_token,
     pretraining=CAUSAL_LM,
     lm_head="lm_head",
