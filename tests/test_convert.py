@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from assay.convert import HeadPlan, lm_head_rows, plan_head
-from assay.errors import ConfigError, WeightsError
+from assay.errors import ConfigError, UnsupportedModelError, WeightsError
 from assay.hf_config import HFConfig
 from assay.vocabulary import Vocabulary
 from assay.weights import WeightMap
@@ -94,6 +94,15 @@ def test_plan_head_refuses_contradictions(architecture: str, keys: dict[str, Any
     with pytest.raises(ConfigError) as caught:
         plan(architecture, **keys)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("keys", [{"final_logit_softcapping": 30.0}, {"model_type": "gemma2"}])
+def test_logits_that_transformers_caps_are_refused(keys: dict[str, Any]) -> None:
+    row = {"classifier_from_token": ["no", "yes"], "method": "from_2_way_softmax"}
+    with pytest.raises(UnsupportedModelError, match=r"final_logit_softcapping=30\.0 bends the logits"):
+        plan(**row, **keys)
+    assert plan(**row, **keys | {"final_logit_softcapping": None}).num_labels == 1
+    assert plan(**keys).source == "score"
 
 
 def test_the_applied_config_has_the_heads_labels_and_joins_pairs() -> None:

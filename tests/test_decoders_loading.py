@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from assay.batch import Sequence
@@ -14,10 +15,11 @@ from assay.config import PoolerConfig
 from assay.errors import ConfigError, UnsupportedModelError, WeightsError
 from assay.files import resolve_model
 from assay.models import check_model
-from parity import float32_budget, load, max_error, run
+from parity import float32_budget, hf_logits, load, max_error, run
 from tiny_decoders import CASES, LENGTHS, TinyDecoder, answers, make_model, save
 from tiny_models import byte_bpe_tokenizer
 
+LONG = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
 SHORT = [idx for idx, length in enumerate(LENGTHS) if length <= 64]
 
 
@@ -240,10 +242,41 @@ def test_the_tokenizers_length_limits_only_models_with_a_position_table(copy):
         assert load(folder).max_model_len == expected
 
 
-def test_gemmas_activation_is_the_tanh_form_unless_hidden_activation_says_so(copy, tmp_path_factory):
+def test_gemmas_activation_is_the_tanh_form_where_it_says_gelu(copy, tmp_path_factory):
     expected = answers(tmp_path_factory, "gemma")
     assert matches(copy("gemma", hidden_act="gelu", hidden_activation=None), expected)
-    assert not matches(expected.folder, expected, hidden_activation="relu")
+
+
+NESTED_YARN = {
+    "full_attention": {
+        "rope_type": "yarn",
+        "rope_theta": 900.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 90,
+    },
+    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("llama", {"is_causal": None}),
+        ("gpt2", {"is_causal": None}),
+        ("gemma3", {"is_causal": None}),
+        ("gemma3-bidirectional", {"is_causal": False}),
+        ("gemma", {"hidden_act": "relu", "hidden_activation": None}),
+        ("modernbert", {"sliding_window": 5}),
+        ("modernbert", {"rope_parameters": NESTED_YARN, "original_max_position_embeddings": 60}),
+    ],
+)
+def test_a_key_means_what_it_means_to_transformers(copy, name, values, tmp_path_factory):
+    folder, ids = copy(name, **values), answers(tmp_path_factory, name).ids[: len(LENGTHS)]
+    model_class = getattr(transformers, CASES[name].class_name + CASES[name].head)
+    model = model_class.from_pretrained(folder, attn_implementation="eager").eval()
+    exact = hf_logits(model, [{"input_ids": torch.tensor([row])} for row in ids])
+    assert not matches(folder, answers(tmp_path_factory, name))  # the key does something
+    assert max_error(run(load(folder), [Sequence(row) for row in ids]), exact) <= float32_budget(exact)
 
 
 @pytest.mark.parametrize(
@@ -273,6 +306,21 @@ def test_pooling_follows_the_request_except_where_the_family_fixes_it(name, kind
         ("gemma3", {"attn_logit_softcapping": 50.0}, r"attn_logit_softcapping=50\.0"),
         ("gemma3", {"vision_config": {}}, "Gemma 3 with images"),
         ("gpt2", {"add_cross_attention": True}, "add_cross_attention=true"),
+        ("gemma", {"hidden_activation": "relu"}, "hidden_activation='relu' contradicts hidden_act='gelu_pytorch_tanh'"),
+        ("gemma", {"hidden_activation": "gelu"}, "hidden_activation='gelu' contradicts"),
+        (
+            "qwen2",
+            {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
+            "rope_parameters by kind of layer",
+        ),
+        (
+            "gemma3",
+            {"rope_parameters": {"sliding_attention": LONG}},
+            "rope_type 'longrope' is not supported in layers of",
+        ),
+        ("modernbert", {"rope_parameters": {"full_attention": LONG}}, "rope_type 'longrope' is not supported in"),
+        ("gemma3", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "type='linear' has no effect in transformers"),
+        ("modernbert", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling with type='linear'"),
         ("modernbert", {"classifier_pooling": "max"}, "classifier_pooling='max'"),
         ("gte", {"model_type": "bert"}, "model_type 'new'"),
         ("gte", {"position_embedding_type": "absolute"}, "position_embedding_type='absolute'"),
@@ -283,6 +331,20 @@ def test_pooling_follows_the_request_except_where_the_family_fixes_it(name, kind
 )
 def test_what_cannot_be_computed_is_refused_by_name(name, values, message, tmp_path_factory):
     with pytest.raises(UnsupportedModelError, match=message):
+        load(answers(tmp_path_factory, name).folder, **values)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("gemma3", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_parameters must have an object"),
+        ("modernbert", {"rope_parameters": {"rope_theta": 1e4}}, "rope_parameters must have an object for each of"),
+        ("gemma3", {"sliding_window_pattern": 0}, "sliding_window_pattern must be a positive number of layers, got 0"),
+        ("modernbert", {"global_attn_every_n_layers": 0}, "global_attn_every_n_layers must be a positive number"),
+    ],
+)
+def test_keys_by_kind_of_layer_that_make_no_sense_are_refused(name, values, message, tmp_path_factory):
+    with pytest.raises(ConfigError, match=message):
         load(answers(tmp_path_factory, name).folder, **values)
 
 

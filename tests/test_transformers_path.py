@@ -101,6 +101,16 @@ def test_float32_logits_match_transformers_on_every_isa(isa, tmp_path_factory):
     assert max_error(run(load(folder), sequences(14)), exact) <= float32_budget(exact)
 
 
+def test_longrope_ends_where_a_sequence_would_change_the_angles_of_its_neighbours(tmp_path):
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+    limit = {"original_max_position_embeddings": 64}
+    folder = tiny_transformers.make(tmp_path / "model", "Phi3", rope_parameters={**rope, **limit}, **limit)
+    model, inputs = load(folder), sequences(12, longest=64)
+    assert model.max_model_len == 64
+    exact = tiny_transformers.logits(folder, "Phi3" + SEQUENCE, inputs)
+    assert max_error(run(model, inputs), exact) <= float32_budget(exact)
+
+
 @pytest.mark.parametrize("pooling", ["late", "bos"])
 def test_every_classifier_pooling_of_eurobert_matches_transformers(pooling, tmp_path):
     folder = tiny_transformers.make(tmp_path / "model", "EuroBert", classifier_pooling=pooling)

@@ -141,6 +141,9 @@ def test_shards_and_bin_files_give_the_same_numbers(bert):
     index = bert / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
     assert all(torch.equal(a, b) for a, b in zip(run(load(bert), SEQUENCES), before, strict=True))
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, bert / "model.safetensors")
+    assert not any(torch.equal(a, b) for a, b in zip(run(load(bert), SEQUENCES), before, strict=True))
+    (bert / "model.safetensors").unlink()  # as in transformers, the single file had been read
     index.unlink()
     for is_new_format in (True, False):
         torch.save(tensors, bert / "pytorch_model.bin", _use_new_zipfile_serialization=is_new_format)
@@ -218,6 +221,7 @@ def test_integer_weights_are_refused(bert):
         ({"add_cross_attention": True}, "add_cross_attention"),
         ({"hidden_act": "mish"}, "hidden_act 'mish' is not supported"),
         ({"num_attention_heads": 5}, "not a multiple"),
+        ({"num_attention_heads": 24}, r"head_dim 4 \(hidden_size 96 / num_attention_heads 24\) is not supported"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         (
             {"architectures": ["BertForMaskedLM"]},
@@ -232,6 +236,11 @@ def test_integer_weights_are_refused(bert):
 def test_what_cannot_be_computed_is_refused_by_name(bert, values, message):
     with pytest.raises(UnsupportedModelError, match=message):
         load(bert, **values)
+
+
+def test_an_encoder_needs_a_layer(bert):
+    with pytest.raises(ConfigError, match="at least one layer"):
+        load(bert, num_hidden_layers=0)
 
 
 def test_names_are_listed_up_to_a_limit(tmp_path):

@@ -123,6 +123,7 @@ CASES = {
     "qwen3": TinyDecoder("Qwen3", config={**_LLAMA, "head_dim": 24, "tie_word_embeddings": True}),
     "qwen3-sliding": TinyDecoder("Qwen3", config={**_LLAMA, **_SLIDING, "attention_bias": True}),
     "qwen3-token": TinyDecoder("Qwen3", TOKEN, _LLAMA),
+    "qwen3-token-unbiased": TinyDecoder("Qwen3", TOKEN, {**_LLAMA, "token_classification_bias": False}),
     "gemma": TinyDecoder("Gemma", config={**_GEMMA, "num_key_value_heads": 1}),
     "gemma2": TinyDecoder(
         "Gemma2",

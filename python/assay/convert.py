@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from assay.errors import ConfigError, WeightsError
+from assay.errors import ConfigError, UnsupportedModelError, WeightsError
 from assay.head_methods import METHODS, TWO_WAY
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from assay.hf_config import HFConfig
     from assay.weights import WeightMap
 
+_GEMMA2_SOFT_CAP: Final = 30.0
+"""What transformers takes for final_logit_softcapping where a Gemma 2 config does not say."""
 _ORIGINAL: Final = "is_original_qwen3_reranker"
 _ORIGINAL_ARCHITECTURES: Final = ("Qwen3ForSequenceClassification", "Qwen3VLForSequenceClassification")
 
@@ -79,6 +81,7 @@ def plan_head(
         return HeadPlan("score", None, (), hf_config.num_labels)
     if method not in METHODS:
         raise ConfigError(f"method {method!r} not supported: use {' or '.join(METHODS)}")
+    _refuse_soft_cap(hf_config)
     if not tokens:
         raise ConfigError(f"method {method!r} needs classifier_from_token: the tokens whose rows make the head")
     if method == TWO_WAY and len(tokens) != 2:
@@ -88,6 +91,18 @@ def plan_head(
     except ConfigError as err:
         raise ConfigError(f"classifier_from_token: {err}") from err
     return HeadPlan("lm_head", method, token_ids, 1 if method == TWO_WAY else len(tokens))
+
+
+def _refuse_soft_cap(hf_config: HFConfig) -> None:
+    """Raise UnsupportedModelError where a language model's logits are more than its head's products."""
+    default = _GEMMA2_SOFT_CAP if hf_config.get("model_type") == "gemma2" else None
+    soft_cap = hf_config.get("final_logit_softcapping", default)
+    if soft_cap is not None:
+        raise UnsupportedModelError(
+            f"config.json: final_logit_softcapping={soft_cap!r} bends the logits of the language-model head, which a "
+            f"head made of its rows does not do: scores would not be transformers'. To score by the logits as they "
+            f"are set it to None in hf_overrides"
+        )
 
 
 def _tokens(hf_config: HFConfig) -> list[str]:

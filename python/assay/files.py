@@ -38,14 +38,18 @@ class ModelFiles:
     tokenizer_folder: Path | None = None
 
     def weight_files(self, folder: Path | None = None) -> list[Path]:
-        """The checkpoint of `folder` (the model's own by default): safetensors first, else .bin; raises ConfigError."""
+        """The checkpoint of `folder` (the model's own by default); raises ConfigError.
+
+        In transformers' order: safetensors before .bin, and of either a single file before an index of shards, which
+        may be those of an older save.
+        """
         folder = folder or self.folder
         for stem in ("model.safetensors", "pytorch_model.bin"):
+            if (folder / stem).is_file():
+                return [folder / stem]
             index = folder / f"{stem}.index.json"
             if index.is_file():
                 return _shards(index)
-            if (folder / stem).is_file():
-                return [folder / stem]
         raise ConfigError(f"{folder} has neither model.safetensors nor pytorch_model.bin (nor an index of shards)")
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from assay.errors import ConfigError, UnsupportedModelError
+from assay.models.family import check_head_dim
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,8 +18,6 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 """transformers' names of a layer's kind of attention."""
 
 UNLIMITED = (-1, -1)
-MAX_HEAD_DIM, HEAD_DIM_STEP = 256, 8
-"""What the attention kernel takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +58,17 @@ class DecoderShape:
     norm_offset: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.head_dim % HEAD_DIM_STEP or not 0 < self.head_dim <= MAX_HEAD_DIM:
-            raise UnsupportedModelError(
-                f"head_dim {self.head_dim} is not supported; multiples of {HEAD_DIM_STEP} up to {MAX_HEAD_DIM} are"
-            )
+        check_head_dim(self.head_dim)
         if self.num_kv_heads < 1 or self.num_heads < 1 or self.num_heads % self.num_kv_heads:
             raise UnsupportedModelError(
                 f"num_attention_heads {self.num_heads} is not a multiple of num_key_value_heads {self.num_kv_heads}"
             )
         if not self.layer_types:
             raise ConfigError("config.json: a model needs at least one layer")
+        if len({self.ropes[kind].long_from for kind in set(self.layer_types) & set(self.ropes)}) > 1:
+            raise UnsupportedModelError(
+                "config.json: rope_type 'longrope' is not supported in layers of one kind only, or by other lengths"
+            )
 
     @property
     def num_layers(self) -> int:
@@ -158,6 +158,19 @@ def layer_types(config: HFConfig, num_layers: int, default: tuple[str, ...]) -> 
     if unknown:
         raise UnsupportedModelError(f"config.json: layer_types {unknown} are not supported; {FULL} and {SLIDING} are")
     return tuple(stated)
+
+
+def sees_past_only(config: HFConfig) -> bool:
+    """What is_causal says of a decoder, which transformers masks causally unless the key is there and false."""
+    return bool(config.get("is_causal", True))
+
+
+def every_nth(config: HFConfig, name: str, default: int) -> int:
+    """A key that says which layers have full attention; raises ConfigError where it is no count."""
+    count = default if config.get(name) is None else config.get(name)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ConfigError(f"config.json: {name} must be a positive number of layers, got {count!r}")
+    return count
 
 
 def sliding_windows(size: object, kinds: tuple[str, ...], is_causal: bool) -> dict[str, tuple[int, int]]:

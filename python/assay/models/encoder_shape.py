@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from assay.errors import UnsupportedModelError
+from assay.errors import ConfigError, UnsupportedModelError
 from assay.models.family import checked_heads, hidden_activation, refuse_keys
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ class EncoderShape:
     activation: str
     epsilon: float
     position_offset: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_layers < 1:
+            raise ConfigError("config.json: a model needs at least one layer")
 
     @property
     def head_dim(self) -> int:

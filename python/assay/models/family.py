@@ -29,6 +29,9 @@ HIDDEN_ACTIVATIONS = {
 }
 """config.json names of the MLP activation, and what `ops` calls them."""
 
+MAX_HEAD_DIM, HEAD_DIM_STEP = 256, 8
+"""What the attention kernel takes."""
+
 SEQUENCE, TOKEN, BACKBONE = "ForSequenceClassification", "ForTokenClassification", "Model"
 """What transformers puts behind a family's class name."""
 
@@ -209,10 +212,19 @@ def refuse_keys(config: HFConfig, *names: str) -> None:
 
 
 def checked_heads(num_heads: int, hidden_size: int) -> int:
-    """`num_heads`, where it divides the hidden size."""
+    """`num_heads`, where it divides the hidden size into heads that the attention kernel takes."""
     if num_heads < 1 or hidden_size % num_heads:
         raise UnsupportedModelError(f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_heads}")
+    check_head_dim(hidden_size // num_heads, f" (hidden_size {hidden_size} / num_attention_heads {num_heads})")
     return num_heads
+
+
+def check_head_dim(head_dim: int, shown: str = "") -> None:
+    """Raise UnsupportedModelError where the attention kernel does not take heads of that size; shown: where from."""
+    if head_dim % HEAD_DIM_STEP or not 0 < head_dim <= MAX_HEAD_DIM:
+        raise UnsupportedModelError(
+            f"head_dim {head_dim}{shown} is not supported; multiples of {HEAD_DIM_STEP} up to {MAX_HEAD_DIM} are"
+        )
 
 
 def hidden_activation(name: object) -> str:

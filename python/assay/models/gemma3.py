@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from assay.errors import UnsupportedModelError
 from assay.models import gemma, gemma2, llama, qwen3
 from assay.models.decoder_loader import DecoderLoader
-from assay.models.decoder_shape import FULL, SLIDING, layer_types, sliding_windows
+from assay.models.decoder_shape import FULL, SLIDING, every_nth, layer_types, sees_past_only, sliding_windows
 from assay.models.family import SEQUENCE, refuse_keys
-from assay.models.rope import Rope, make_rope
+from assay.models.rope import Rope, make_rope, stated_by_kind
 
 if TYPE_CHECKING:
     from assay.hf_config import HFConfig
@@ -30,12 +30,14 @@ def shape(config: HFConfig) -> DecoderShape:
     if config.get("vision_config") is not None or config.get("text_config") is not None:
         raise UnsupportedModelError("Gemma 3 with images (text_config, vision_config) is not supported; text-only is")
     refuse_keys(config, "attn_logit_softcapping")
-    is_causal = not config.get("use_bidirectional_attention", False) and config.get("is_causal") is not False
+    is_bidirectional, is_causal = bool(config.get("use_bidirectional_attention", False)), sees_past_only(config)
     window = config.get("sliding_window", gemma2.SLIDING_WINDOW)
-    if config.get("use_bidirectional_attention", False) and isinstance(window, int):
-        window //= 2  # on either side, so that as many tokens are seen as causally
+    if is_bidirectional and isinstance(window, int):
+        # on either side, so that as many tokens are seen as causally; with is_causal=false transformers sees one more
+        window = window // 2 + (not is_causal)
+    is_causal = is_causal and not is_bidirectional
     plain = gemma.gemma_shape(_without_rope(config))
-    pattern = config.get("sliding_window_pattern", PATTERN)
+    pattern = every_nth(config, "sliding_window_pattern", PATTERN)
     kinds = layer_types(
         config, plain.num_layers, tuple(SLIDING if (idx + 1) % pattern else FULL for idx in range(plain.num_layers))
     )
@@ -58,10 +60,7 @@ def _without_rope(config: HFConfig) -> HFConfig:
 
 def _rope(config: HFConfig, kind: str, head_dim: int, max_positions: int) -> Rope:
     """rope_parameters by kind, or the older rope_scaling, which is for full attention alone."""
-    by_kind = config.get("rope_parameters") or {}
-    stated = dict(by_kind.get(kind) or {}) if isinstance(by_kind, dict) else by_kind
-    if kind == FULL and config.get("rope_scaling") is not None:
-        stated = {**stated, **config.rope_scaling}
+    stated = stated_by_kind(config, (FULL, SLIDING), scaled=(FULL,))[kind]
     key, default = THETA[kind]
     theta = config.get(key)
     return make_rope(config, stated, default if theta is None else theta, head_dim, max_positions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from assay.models.decoder_loader import DecoderLoader
-from assay.models.decoder_shape import FULL, DecoderNames, DecoderShape, LayerNames
+from assay.models.decoder_shape import FULL, DecoderNames, DecoderShape, LayerNames, sees_past_only
 from assay.models.family import (
     SEQUENCE,
     TOKEN,
@@ -44,7 +44,7 @@ def shape(config: HFConfig) -> DecoderShape:
         epsilon=float(config.get("layer_norm_epsilon", 1e-5)),
         layer_types=(FULL,) * num_layers,
         softmax_scales=tuple(scale / (idx + 1) if by_layer else scale for idx in range(num_layers)),
-        is_causal=config.get("is_causal") is not False,
+        is_causal=sees_past_only(config),
         has_qkv_bias=True,
         has_attn_out_bias=True,
         has_mlp_up_bias=True,

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from assay.models.decoder_loader import DecoderLoader
-from assay.models.decoder_shape import FULL, DecoderNames, DecoderShape, LayerNames
+from assay.models.decoder_shape import FULL, DecoderNames, DecoderShape, LayerNames, sees_past_only
 from assay.models.family import SEQUENCE, TOKEN, Family, HeadShape, hidden_activation, last_token, refuse_keys
 from assay.models.rope import read_rope
 
@@ -55,7 +55,7 @@ def causal_shape(config: HFConfig) -> DecoderShape:
         layer_types=(FULL,) * num_layers,
         softmax_scales=(head_dim**-0.5,) * num_layers,
         ropes={FULL: read_rope(config, head_dim, max_positions)},
-        is_causal=config.get("is_causal") is not False,
+        is_causal=sees_past_only(config),
     )
 
 
@@ -71,6 +71,13 @@ def shape(config: HFConfig) -> DecoderShape:
     )
 
 
+def configure_head(config: HFConfig, head: HeadShape) -> HeadShape:
+    """token_classification_bias: whether `score` on every token has a bias."""
+    if head is not SCORE_HEADS[TOKEN]:
+        return head
+    return dataclasses.replace(head, classifier_has_bias=bool(config.get("token_classification_bias", True)))
+
+
 FAMILY = Family(
     name="Llama",
     class_names=("Llama",),
@@ -79,6 +86,7 @@ FAMILY = Family(
     shape=shape,
     backbone=DecoderLoader(LLAMA_NAMES),
     heads=SCORE_HEADS,
+    configure_head=configure_head,
     pooling=last_token,
     pretraining=CAUSAL_LM,
     lm_head="lm_head",

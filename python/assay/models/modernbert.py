@@ -14,6 +14,7 @@ from assay.models.decoder_shape import (
     DecoderNames,
     DecoderShape,
     LayerNames,
+    every_nth,
     layer_types,
     sliding_windows,
 )
@@ -27,7 +28,7 @@ from assay.models.family import (
     hidden_activation,
     refuse_keys,
 )
-from assay.models.rope import Rope, make_rope
+from assay.models.rope import Rope, make_rope, stated_by_kind
 
 if TYPE_CHECKING:
     from assay.hf_config import HFConfig
@@ -39,12 +40,12 @@ POOLING = ("cls", "mean")
 
 
 def shape(config: HFConfig) -> DecoderShape:
-    """ModernBERT's own keys; local_attention counts the tokens a local layer sees, half on either side."""
+    """ModernBERT's own keys."""
     refuse_keys(config)
     hidden_size, num_layers = config.require("hidden_size"), config.require("num_hidden_layers")
     num_heads = checked_heads(config.require("num_attention_heads"), hidden_size)
     head_dim, max_positions = hidden_size // num_heads, config.get("max_position_embeddings", 8192)
-    period = config.get("global_attn_every_n_layers", 3)
+    period = every_nth(config, "global_attn_every_n_layers", 3)
     kinds = layer_types(config, num_layers, tuple(SLIDING if idx % period else FULL for idx in range(num_layers)))
     attention, mlp = bool(config.get("attention_bias", False)), bool(config.get("mlp_bias", False))
     return DecoderShape(
@@ -62,7 +63,7 @@ def shape(config: HFConfig) -> DecoderShape:
         layer_types=kinds,
         softmax_scales=(head_dim**-0.5,) * num_layers,
         ropes={kind: _rope(config, kind, head_dim, max_positions) for kind in sorted(set(kinds))},
-        windows=sliding_windows(config.get("local_attention", 128) // 2, kinds, is_causal=False),
+        windows=sliding_windows(_window(config), kinds, is_causal=False),
         is_causal=False,
         has_qkv_bias=attention,
         has_attn_out_bias=attention,
@@ -73,9 +74,14 @@ def shape(config: HFConfig) -> DecoderShape:
     )
 
 
+def _window(config: HFConfig) -> int:
+    """Tokens a local layer sees on either side: half of local_attention, but sliding_window has the last word."""
+    stated = config.get("sliding_window")
+    return int(config.get("local_attention", 128) // 2 if stated is None else stated)
+
+
 def _rope(config: HFConfig, kind: str, head_dim: int, max_positions: int) -> Rope:
-    by_kind = config.get("rope_parameters") or {}
-    stated = {**(by_kind.get(kind) or {}), **(config.get("rope_scaling") or {})}
+    stated = stated_by_kind(config, (FULL, SLIDING), scaled=(FULL, SLIDING))[kind]
     key, default = THETA[kind]
     theta = config.get(key)
     if theta is None and key in config:  # a null local base means the global one

@@ -30,6 +30,7 @@ _NEEDED = {
 input ends; "ntk" is the fixed and mixed NTK scaling of the GTE encoders, which transformers does not know."""
 
 _KEEP_ORIGINAL_LENGTH = ("llama3", "yarn", "longrope")
+_ORIGINAL_LENGTH = "original_max_position_embeddings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Rope:
     @property
     def long_from(self) -> int | None:
         """LongRoPE: longer sequences than this use the second half of the tables."""
-        return self.parameters["original_max_position_embeddings"] if self.kind == "longrope" else None
+        return self.parameters[_ORIGINAL_LENGTH] if self.kind == "longrope" else None
 
     def tables(self, num_positions: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
         """Cosines and sines [num_positions, rotary_dim / 2] float32; twice the rows where long_from is set."""
@@ -105,8 +106,32 @@ def _ntk(parameters: dict[str, Any], rotary_dim: int) -> Tensor:
 def read_rope(config: HFConfig, rotary_dim: int, max_positions: int) -> Rope:
     """The one table of a model: rope_parameters of transformers 5, or rope_scaling and rope_theta of older files."""
     stated = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if isinstance(stated, dict):
+        if any(isinstance(value, dict) for value in stated.values()):
+            raise UnsupportedModelError("config.json: rope_parameters by kind of layer are not supported here")
+        if config.get(_ORIGINAL_LENGTH):
+            stated = {**stated, _ORIGINAL_LENGTH: config.get(_ORIGINAL_LENGTH)}
     theta = config.get("rope_theta")
     return make_rope(config, stated, DEFAULT_THETA if theta is None else theta, rotary_dim, max_positions)
+
+
+def stated_by_kind(config: HFConfig, kinds: tuple[str, ...], scaled: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """What rope_parameters says of each kind of layer, for `scaled` ones with what the older rope_scaling says.
+
+    Raises ConfigError for parameters that name no kind, and UnsupportedModelError for a rope_scaling that would do
+    nothing in transformers, which looks for its rope_type alone in these models.
+    """
+    stated, scaling = config.get("rope_parameters") or {}, config.get("rope_scaling") or {}
+    if not isinstance(stated, dict) or (stated and not set(kinds) & stated.keys()):
+        raise ConfigError(f"config.json: rope_parameters must have an object for each of {kinds}, got {stated!r}")
+    if not isinstance(scaling, dict):
+        raise ConfigError(f"config.json: rope_scaling must be an object, got {scaling!r}")
+    if "rope_type" not in scaling and scaling.get("type", "default") != "default":
+        raise UnsupportedModelError(
+            f"config.json: rope_scaling with type={scaling['type']!r} has no effect in transformers here: "
+            f"call the key rope_type"
+        )
+    return {kind: {**(stated.get(kind) or {}), **(scaling if kind in scaled else {})} for kind in kinds}
 
 
 def make_rope(config: HFConfig, stated: Any, theta: float, rotary_dim: int, max_positions: int) -> Rope:
@@ -124,8 +149,7 @@ def make_rope(config: HFConfig, stated: Any, theta: float, rotary_dim: int, max_
     if missing:
         raise ConfigError(f"config.json: rope_type {kind!r} needs {', '.join(missing)}")
     if kind in _KEEP_ORIGINAL_LENGTH:
-        name = "original_max_position_embeddings"
-        parameters[name] = config.get(name) or parameters.get(name) or max_positions
+        parameters.setdefault(_ORIGINAL_LENGTH, max_positions)
     if rotary_dim < 2 or rotary_dim % 2:
         raise ConfigError(f"config.json: a rotated width of {rotary_dim} is not a positive even number")
     return Rope(kind, rotary_dim, max_positions, parameters)

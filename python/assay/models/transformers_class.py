@@ -176,6 +176,7 @@ def _shape(config: Any, backbone: Any, architecture: str) -> TransformersShape:
             f"{architecture}: config.json must state vocab_size, hidden_size and max_position_embeddings, got {sizes}"
         )
     has_types = "token_type_ids" in inspect.signature(backbone.forward).parameters
+    sizes[2] = min([sizes[2], *_short_lengths(config)])
     tables = _position_tables(backbone)
     paddings = [table.padding_idx for table in tables if table.padding_idx is not None]
     return TransformersShape(
@@ -187,6 +188,16 @@ def _shape(config: Any, backbone: Any, architecture: str) -> TransformersShape:
         has_position_table=bool(tables),
         is_causal=any(getattr(module, "is_causal", False) for module in backbone.modules()),
     )
+
+
+def _short_lengths(config: Any) -> list[int]:
+    """Lengths up to which LongRoPE turns positions by the first of its two sets of angles.
+
+    Past them transformers takes the second for every sequence of a batch, so here no sequence may be longer.
+    """
+    stated = getattr(config, "rope_parameters", None) or {}
+    ropes = [stated, *(part for part in stated.values() if isinstance(part, dict))]
+    return [rope["original_max_position_embeddings"] for rope in ropes if rope.get("rope_type") == "longrope"]
 
 
 def _position_tables(backbone: Any) -> list[Any]:
