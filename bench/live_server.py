@@ -73,8 +73,16 @@ class LiveServer:
     @property
     def rss_bytes(self) -> int:
         """Resident memory of the process."""
+        return self._memory_bytes("VmRSS:")
+
+    @property
+    def peak_rss_bytes(self) -> int:
+        """The most it has ever had."""
+        return self._memory_bytes("VmHWM:")
+
+    def _memory_bytes(self, name: str) -> int:
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith(name):
                 return int(line.split()[1]) * 1024
         raise StartError(f"process {self.process.pid} has no memory any more")
 

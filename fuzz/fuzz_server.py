@@ -31,6 +31,8 @@ TIMEOUT_S = 60.0
 VALID_PAUSE_S = 0.02
 REPORT_S = 30.0
 SHOWN_FAILURES = 10
+SETTLE_S = 7.0
+"""After this long the server has given back what large bodies left."""
 
 
 @dataclass(slots=True)
@@ -42,6 +44,9 @@ class Report:
     slowest: list[tuple[float, int]] = field(default_factory=list)
     num_valid: int = 0
     valid_errors: list[str] = field(default_factory=list)
+    rss_bytes: list[int] = field(default_factory=list)
+    """The server's memory at the start, after every tenth of the bodies, and SETTLE_S after the last."""
+    peak_rss_bytes: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -76,10 +81,11 @@ class Client:
         self.connection = self._connect(self.port)
 
 
-def fire(port: int, mutator: Mutator, numbers: Any, stop: int, report: Report) -> None:
-    """One thread's share of the shots: the next number nobody has taken, until `stop`."""
-    client = Client(port)
-    while (number := next(numbers)) < stop:
+def fire(server: LiveServer, mutator: Mutator, numbers: Any, shots: range, report: Report) -> None:
+    """One thread's share of the shots: the next number nobody has taken, until they are all fired."""
+    client = Client(server.port)
+    tenth = max(1, len(shots) // 10)
+    while (number := next(numbers)) < shots.stop:
         shot = mutator.shot(number)
         start = time.monotonic()
         try:
@@ -89,6 +95,8 @@ def fire(port: int, mutator: Mutator, numbers: Any, stop: int, report: Report) -
             status, body, problem = 0, b"", f"no reply: {type(err).__name__}: {err}"
         with report.lock:
             report.statuses[status] += 1
+            if report.statuses.total() % tenth == 0 and server.is_running:
+                report.rss_bytes.append(server.rss_bytes)
             report.slowest = sorted([*report.slowest, (time.monotonic() - start, number)])[-SHOWN_FAILURES:]
             if problem:
                 report.failures.append(describe(shot, problem, body))
@@ -139,15 +147,16 @@ def valid_stream(port: int, expected: list[Any], done: threading.Event, report: 
         done.wait(VALID_PAUSE_S)
 
 
-def run(server: LiveServer, mutator: Mutator, first: int, stop: int, num_threads: int) -> Report:
-    """Fire shots first..stop-1 from several threads beside the valid stream."""
+def run(server: LiveServer, mutator: Mutator, shots: range, num_threads: int) -> Report:
+    """Fire the shots from several threads beside the valid stream."""
     report, done = Report(), threading.Event()
     expected = answers(Client(server.port))
+    report.rss_bytes.append(server.rss_bytes)
     watcher = threading.Thread(target=valid_stream, args=(server.port, expected, done, report), daemon=True)
     watcher.start()
-    numbers = itertools.count(first)
+    numbers = itertools.count(shots.start)
     gunners = [
-        threading.Thread(target=fire, args=(server.port, mutator, numbers, stop, report), daemon=True)
+        threading.Thread(target=fire, args=(server, mutator, numbers, shots, report), daemon=True)
         for _ in range(num_threads)
     ]
     for gunner in gunners:
@@ -163,6 +172,10 @@ def run(server: LiveServer, mutator: Mutator, first: int, stop: int, num_threads
             break
     done.set()
     watcher.join(TIMEOUT_S)
+    if server.is_running:
+        time.sleep(SETTLE_S)
+        report.rss_bytes.append(server.rss_bytes)
+        report.peak_rss_bytes = server.peak_rss_bytes
     return report
 
 
@@ -179,7 +192,7 @@ def main() -> int:
     mutator = Mutator([Recorded(post["path"], post["body"]) for post in posts(NAME)], args.seed)
     with tiny_server() as server:
         first, stop = (args.only, args.only + 1) if args.only is not None else (args.first, args.first + args.bodies)
-        report = run(server, mutator, first, stop, 1 if args.only is not None else args.threads)
+        report = run(server, mutator, range(first, stop), 1 if args.only is not None else args.threads)
         is_running, pid = server.is_running, server.process.pid
     if args.only is not None:
         print(json.dumps(describe(mutator.shot(args.only), f"{dict(report.statuses)}", b""), indent=1))
@@ -187,6 +200,8 @@ def main() -> int:
     slowest = ", ".join(f"{number} ({seconds:.1f} s)" for seconds, number in reversed(report.slowest))
     print(f"slowest: {slowest}")
     print(f"valid stream: {report.num_valid} requests, {len(report.valid_errors)} errors {report.valid_errors[:3]}")
+    start, *tenths, end = (size >> 20 for size in report.rss_bytes or [0, 0])
+    print(f"memory, MiB: {start}, after each tenth {tenths}, then {end}; peak {report.peak_rss_bytes >> 20}")
     print(f"server: process {pid} {'lived through it' if is_running else f'died, see {server.log}'}")
     if report.failures:
         path = BUILD / "failures.json"

@@ -233,21 +233,27 @@ def test_a_cancelled_job_is_an_error_for_who_reads_its_results() -> None:
         gate.set()
 
 
-@pytest.mark.parametrize("count", [1, 5, 300])
-@pytest.mark.parametrize("way", ["start", "run", "cancel"])
-def test_a_job_that_is_over_is_freed_without_a_garbage_collection(
-    monkeypatch: pytest.MonkeyPatch, way: str, count: int
-) -> None:
-    """A collection walks all that a program has, and the more of it the more garbage there is; and until one comes the
-    results of a job that is in a cycle stay where they are."""
-    tickets: list[weakref.ref[Ticket]] = []
+@pytest.fixture
+def tickets(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Ticket]]:
+    """Those that engines make from now on."""
+    made: list[weakref.ref[Ticket]] = []
 
     def recorded(*args: Any) -> Ticket:
         ticket = Ticket(*args)
-        tickets.append(weakref.ref(ticket))
+        made.append(weakref.ref(ticket))
         return ticket
 
     monkeypatch.setattr("assay.engine.core.Ticket", recorded)
+    return made
+
+
+@pytest.mark.parametrize("count", [1, 5, 300])
+@pytest.mark.parametrize("way", ["start", "run", "cancel"])
+def test_a_job_that_is_over_is_freed_without_a_garbage_collection(
+    tickets: list[weakref.ref[Ticket]], way: str, count: int
+) -> None:
+    """A collection walks all that a program has, and the more of it the more garbage there is; and until one comes the
+    results of a job that is in a cycle stay where they are."""
     engine, model = make_engine()
     with engine:
         gc.disable()
@@ -262,6 +268,43 @@ def test_a_job_that_is_over_is_freed_without_a_garbage_collection(
                 else:
                     future.cancel()
                     gate.set()
+            wait_until(lambda: all(ticket() is None for ticket in tickets))
+        finally:
+            gc.enable()
+    assert tickets
+
+
+class NoRoom(FakeModel):
+    """A model that has no memory for any batch."""
+
+    def run(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
+        raise MemoryError("no room")
+
+
+@pytest.mark.parametrize("way", ["start", "run"])
+@pytest.mark.parametrize(
+    ("model", "prompts", "error"),
+    [
+        (FakeModel, [[1] * 100], ValidationError),  # longer than the model takes
+        (FakeModel, [*ids(3, 300), []], ValidationError),
+        (NoRoom, ids(3, 1), BatchMemoryError),
+        (NoRoom, ids(3, 20), BatchMemoryError),
+    ],
+)
+def test_a_job_that_fails_is_freed_without_a_garbage_collection(
+    tickets: list[weakref.ref[Ticket]],
+    model: type[FakeModel],
+    prompts: list[list[int]],
+    error: type[Exception],
+    way: str,
+) -> None:
+    """Its error has a traceback, which has frames, and those have had the ticket, which has the error."""
+    engine, _ = make_engine(model())
+    with engine:
+        gc.disable()
+        try:
+            with pytest.raises(error):
+                list(engine.run(job(prompts))) if way == "run" else engine.start(job(prompts)).future.result(30)
             wait_until(lambda: all(ticket() is None for ticket in tickets))
         finally:
             gc.enable()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ import pytest
 
 import llms
 from assay import LLM, ops
+from assay.engine import Job
+from assay.server import spare_memory
+from assay.server.body import LARGE_BODY
 from assay.server.core_offers import SHORT_BODY
 from assay.server.settings import RequestPolicy, ServerSettings
 from served import Client, serving, shared_client
@@ -226,6 +230,64 @@ def test_memory_error_fails_one_request_only() -> None:
         llm.session.model.run = run  # type: ignore[method-assign]
         client.ok("/classify", {"input": "x"})
         assert client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("body", [{"input": "word " * 50_000}, {"input": ["a"] * 300 + ["word " * 500]}])
+def test_a_refused_body_is_freed_without_a_garbage_collection(body: dict[str, Any]) -> None:
+    """A collection comes after many objects, not after many bytes: ten refused texts of 50 MB would wait for one."""
+    with llms.load() as llm, serving(llm) as client:
+        gc.collect()
+        gc.disable()
+        try:
+            assert "maximum context length" in client.error("/classify", body)["message"]
+            until(lambda: not any(type(thing) is Job for thing in gc.get_objects()))
+        finally:
+            gc.enable()
+
+
+def test_what_large_requests_leave_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    released: list[str] = []
+    monkeypatch.setattr(ops, "release_free_memory", lambda: released.append(threading.current_thread().name))
+    monkeypatch.setattr("assay.server.spare_memory.PAUSE_S", 0.05)
+    with llms.load() as llm, serving(llm) as client:
+        released.clear()  # loading has given back too
+        large = "word " * LARGE_BODY
+        client.ok("/classify", {"input": "short"})
+        time.sleep(0.15)
+        assert released == []
+        for count, (path, body) in enumerate(
+            [
+                ("/classify", {"input": large, "truncate_prompt_tokens": -1}),
+                ("/classify", {"input": large}),
+                ("/tokenize", {"prompt": large}),
+            ],
+            start=1,
+        ):
+            client.post(path, body)
+            until(lambda count=count: len(released) == count)
+        time.sleep(0.15)
+        assert len(released) == 3 and all(name.startswith("assay-server") for name in released)
+
+
+def test_heaps_are_trimmed_early_unless_the_environment_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, int]] = []
+
+    class Libc:
+        def mallopt(self, option: int, value: int) -> int:
+            calls.append((option, value))
+            return 1
+
+    monkeypatch.setattr(spare_memory.sys, "platform", "linux")
+    monkeypatch.setattr(spare_memory.ctypes, "CDLL", lambda name: Libc())
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    spare_memory.trim_early()
+    assert calls == []
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_")
+    spare_memory.trim_early()
+    assert calls == [(-1, spare_memory.TRIM_THRESHOLD_BYTES), (-3, spare_memory.MMAP_THRESHOLD_BYTES)]
+    monkeypatch.setattr(spare_memory.ctypes, "CDLL", lambda name: object())  # another libc
+    spare_memory.trim_early()
 
 
 def test_health_answers_while_long_texts_are_tokenised() -> None:

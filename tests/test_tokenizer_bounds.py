@@ -155,6 +155,22 @@ def test_the_text_looked_at_is_bounded(counted: tuple[Tokenizer, CountingBackend
     assert sum(map(len, counting.texts)) < 8_000 < len(long) / 10
 
 
+@pytest.mark.parametrize("is_first_long", [True, False])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_of_a_pair_no_more_is_looked_at_than_tells_which_text_is_longer(
+    counted: tuple[Tokenizer, CountingBackend], side: str, is_first_long: bool
+) -> None:
+    ours, counting = counted
+    medium, long = " ".join(SENTENCES) * 4, " ".join(SENTENCES) * 1000
+    pair = (long, medium) if is_first_long else (medium, long)
+    for length in (100, 101):  # an odd token, which goes to the longer text, is left in one of them
+        counting.texts.clear()
+        (bounded,) = ours.encode_batch([pair], truncate_to=length, cut_side=side)
+        assert sum(map(len, counting.texts)) < len(long) / 10
+        (whole,) = ours.encode_whole([pair], True, length, None, cut_side=side)
+        assert (bounded.input_ids, bounded.token_type_ids) == (whole.input_ids, whole.token_type_ids)
+
+
 def test_a_text_far_too_long_is_refused_without_encoding_it(counted: tuple[Tokenizer, CountingBackend]) -> None:
     ours, counting = counted
     renderer = Renderer(ours, vocab_size=1000, type_vocab_size=2)

@@ -6,7 +6,9 @@ that callers of older code expect (ValueError for wrong values, ImportError for 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 
 class AssayError(Exception):
@@ -95,3 +97,16 @@ class BatchMemoryError(AssayError, MemoryError):
 
 class MissingExtra(AssayError, ImportError):
     """A part of the package needs an optional dependency; the message says which extra to install."""
+
+
+def without_traceback(err: E) -> E:
+    """An error that somebody will keep, without the frames it came through, nor those of what caused it.
+
+    Frames hold the texts of a request, and lead to whoever keeps the error: such a ring stays until a garbage
+    collection, which comes after many objects and not after many bytes.
+    """
+    link: BaseException | None = err
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return err

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from assay.batch import RaggedBatch, Sequence, pack
-from assay.errors import AssayError, BatchMemoryError, DeviceFaultError, NonFiniteError
+from assay.errors import AssayError, BatchMemoryError, DeviceFaultError, NonFiniteError, without_traceback
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,10 +119,10 @@ def _run(model: Runnable, requests: list[Request]) -> list[Outcome]:
             num_tokens = sum(len(request.sequence.input_ids) for request in requests)
             logger.error("out of memory in a batch of %d sequences, %d tokens: %r", len(requests), num_tokens, err)
             error = BatchMemoryError(f"out of memory in a batch of {num_tokens} tokens: {err}")
-            error.__cause__ = err
+            error.__cause__ = without_traceback(err)
             return [error] * len(requests)
         if len(requests) == 1:
-            return [_as_request_error(err)]
+            return [_as_request_error(without_traceback(err))]
         logger.warning("a batch of %d failed (%r): running its sequences one by one", len(requests), err)
         return [outcome for request in requests for outcome in _run(model, [request])]
     return [

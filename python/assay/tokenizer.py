@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 MAX_FIRST_TEXTS = 64
 """First texts of pairs kept encoded for later chunks; where every pair has its own there is nothing to gain."""
+MIN_REACH, REACH_GROWTH = 64, 4
+"""Tokens of both texts of a pair that are looked at to see which is longer; so many times more in every further try."""
 
 
 class Tokenizer:
@@ -209,8 +211,11 @@ class Tokenizer:
                 sequences.append(cut.single(layout, content))
                 continue
             first, second = firsts[text[0]], content
-            if cut.needs_counts(layout, first, second):
-                first, second = self.content.encode(list(text))
+            reach = keep or 0
+            while cut.needs_counts(layout, first, second):
+                # Step by step: a long text takes a hundred times its size while it is encoded, and one is often short.
+                reach = max(MIN_REACH, REACH_GROWTH * reach)
+                first, second = self.content.encode(list(text), reach, side)
             sequences.append(cut.pair(layout, first, second, has_types=self.facts.has_token_types))
         return sequences
 

@@ -26,12 +26,16 @@ class Cut:
         self._only_second = only_second
 
     def needs_counts(self, layout: SpecialLayout, first: Content, second: Content) -> bool:
-        """Whether the result depends on which of two texts is longer, and one was not encoded to its end.
+        """Whether the result depends on which of two texts is longer, and what was encoded of them does not tell.
 
         Both have more tokens than there is room for: each gets half, and an odd token goes to the longer one.
         """
         if self._length is None or self._is_slice or self._only_second or not (first.is_cut or second.is_cut):
             return False
+        if first.is_cut != second.is_cut:
+            part, whole = (first, second) if first.is_cut else (second, first)
+            if len(part.ids) > len(whole.ids):
+                return False
         room = self._length - layout.num_special
         return room % 2 == 1 and min(len(first.ids), len(second.ids)) > room
 

@@ -126,6 +126,7 @@ class Engine:
             yield from ticket.in_order()
         finally:
             ticket.cancel()
+            del ticket  # as in `Ticket.in_order`
 
     def submit(
         self, sequence: Sequence, *, use_activation: bool = True, dimensions: int | None = None

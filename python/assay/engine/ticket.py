@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 from assay.admission import Admission, Admitted
 from assay.engine.job import Result, Times
-from assay.errors import BatchMemoryError, DeadlineExceededError, EngineDeadError, NonFiniteError
+from assay.errors import (
+    AssayError,
+    BatchMemoryError,
+    DeadlineExceededError,
+    EngineDeadError,
+    NonFiniteError,
+    without_traceback,
+)
 from assay.forward import Request
 
 if TYPE_CHECKING:
@@ -113,17 +120,20 @@ class Ticket:
 
     def in_order(self) -> Iterator[Result]:
         """Results as they come, in the order of the prompts; raises what ends the job."""
-        for index in range(len(self._results)):
-            result = self._results[index]
-            if result is None:
-                with self._changed:
-                    while (result := self._results[index]) is None and not self._is_over:
-                        self._changed.wait()
-            if result is None:
-                if self._failure is None:
-                    raise CancelledError("the job was cancelled")
-                raise self._failure[1]
-            yield result
+        try:
+            for index in range(len(self._results)):
+                result = self._results[index]
+                if result is None:
+                    with self._changed:
+                        while (result := self._results[index]) is None and not self._is_over:
+                            self._changed.wait()
+                if result is None:
+                    if self._failure is None:
+                        raise CancelledError("the job was cancelled")
+                    raise self._failure[1]
+                yield result
+        finally:
+            del self  # the error knows this frame, and must not lead to the ticket, which has the error
 
     # ---- tokenising ------------------------------------------------------------------------------------------------
 
@@ -342,8 +352,10 @@ def _result(request: Request, data: Tensor | None, error: NonFiniteError | None 
 
 
 def _tokenize_error(err: BaseException) -> Exception:
-    """What the caller gets."""
+    """What the caller gets. Only of what nobody expected it is of use to know where it happened."""
     error: Exception
+    if isinstance(err, AssayError | MemoryError):
+        without_traceback(err)
     if isinstance(err, MemoryError):
         error = BatchMemoryError(f"out of memory while tokenising: {err}")
     elif isinstance(err, Exception):

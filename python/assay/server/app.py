@@ -32,6 +32,7 @@ from assay.server.openapi import page
 from assay.server.runner import Runner
 from assay.server.served import ModelTable, ServedModel
 from assay.server.settings import ServerSettings
+from assay.server.spare_memory import SpareMemory
 from assay.server.state import ServerState
 from assay.server.tokens import TOKEN_ROUTES, TokenEndpoint
 from assay.server.tracing import Tracing
@@ -59,6 +60,7 @@ def create_app(
         metrics=Metrics(table),
         lifecycle=Lifecycle(table),
         offers=CoreOffers(ops.set_gives_way if settings.compute_niceness > 0 else _never),
+        spare_memory=SpareMemory(ops.release_free_memory),
         keys=KeyRing(settings.access.api_keys, settings.access.api_key_file),
         tracing=tracing or Tracing.to_endpoint(settings.otlp_traces_endpoint),
     )
@@ -67,10 +69,12 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        watcher = asyncio.create_task(_live(state, on_death or (lambda death: None)))
+        life = asyncio.create_task(_live(state, on_death or (lambda death: None)))
+        spare = asyncio.create_task(state.spare_memory.watch(state.runner.threads))
         yield
         state.lifecycle.begin_drain()
-        watcher.cancel()
+        life.cancel()
+        spare.cancel()
         state.runner.close()
 
     shown: dict[str, Any] = {} if settings.show_docs else {"docs_url": None, "redoc_url": None, "openapi_url": None}

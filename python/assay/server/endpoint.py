@@ -50,7 +50,7 @@ class Endpoint:
         """Answer one request."""
         start = time.perf_counter()
         state, operation, model = self._state, self.rows[-1].operation, None
-        weight = 1
+        weight, raw = 1, b""
         state.offers.add(weight)
         state.lifecycle.num_in_flight += 1
         try:
@@ -81,6 +81,7 @@ class Endpoint:
             return self._failed(request, operation, model, err)
         finally:
             state.offers.add(-weight)
+            state.spare_memory.note(len(raw))
             state.lifecycle.num_in_flight -= 1
 
     async def parse(self, raw: bytes) -> Any:

@@ -50,12 +50,14 @@ def serve(settings: ServerSettings) -> int:
     try:
         from assay.server.app import create_app
         from assay.server.loop import StoppableServer, uvicorn_config
+        from assay.server.spare_memory import trim_early
     except ImportError as err:
         raise MissingExtra(f"the server needs: pip install 'assay[server]' ({err})") from err
     from assay.server.logs import set_up_logs
 
     set_up_logs(settings.log_format, settings.log_level)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    trim_early()
     with ExitStack() as stack:
         # Threads that an engine starts are as nice as the one that makes it.
         models = call_nicer(settings.compute_niceness, lambda: load_models(settings, stack))

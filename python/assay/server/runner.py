@@ -46,8 +46,11 @@ class Runner:
         """
         prepared = await self._prepared(call, model, is_large)
         ticket = model.engine.start(prepared.job)
-        found = await _outcome(ticket, receive)
-        timing = _timing(ticket)
+        try:
+            found = await _outcome(ticket, receive)
+            timing = _timing(ticket)
+        finally:
+            del ticket  # an error knows this frame: through the ticket, which has the error, it would keep the request
         if len(found) > MANY_RESULTS:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self.threads, prepared.finish, found, timing)
@@ -90,6 +93,7 @@ async def _outcome(ticket: Ticket, receive: Receive) -> list[Result]:
             watcher.cancel()
         if not ticket.future.done():
             ticket.cancel()
+        del ticket  # as in `Runner.run`
 
 
 async def _watch(receive: Receive, is_over: asyncio.Future[None]) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from assay.server.runner import Runner
     from assay.server.served import ModelTable
     from assay.server.settings import ServerSettings
+    from assay.server.spare_memory import SpareMemory
     from assay.server.tracing import Tracing
 
 
@@ -26,5 +27,6 @@ class ServerState:
     metrics: Metrics
     lifecycle: Lifecycle
     offers: CoreOffers
+    spare_memory: SpareMemory
     keys: KeyRing
     tracing: Tracing

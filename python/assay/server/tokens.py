@@ -54,10 +54,11 @@ class TokenEndpoint:
 
     async def __call__(self, request: Request) -> Response:
         """Answer one request."""
-        state, work = self._state, self._works[-1]
+        state, work, raw = self._state, self._works[-1], b""
         state.offers.add(1)
         try:
-            body = await parse_json(await read_body(request, state.settings.requests.max_body_bytes))
+            raw = await read_body(request, state.settings.requests.max_body_bytes)
+            body = await parse_json(raw)
             work = self._choose(body, request)
             loop = asyncio.get_running_loop()
             content = await loop.run_in_executor(state.runner.threads, _written, work, body, state)
@@ -70,6 +71,7 @@ class TokenEndpoint:
             return failure_response(work.dialect, failure)
         finally:
             state.offers.add(-1)
+            state.spare_memory.note(len(raw))
         return Response(content, media_type="application/json")
 
     def _choose(self, body: Any, request: Request) -> TokenWork:
