@@ -72,7 +72,7 @@ test: $(VENV)/.dev emulation
 
 interpreted: $(VENV)/.dev emulation
 	LD_BIND_NOW=1 OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m pytest -p interpreted_plugin -p no:xdist \
-	  -k "(avx512 or amx) and not emulated" $(PYTEST_ARGS) tests/test_kernels_*.py
+	  -k "(vnni or avx512 or amx) and not emulated" $(PYTEST_ARGS) tests/test_kernels_*.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

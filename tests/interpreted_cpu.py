@@ -38,7 +38,7 @@ def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 class Interpreter:
-    """An interpreted CPU. cpu_model: haswell, skylake_x, icelake or sapphire_rapids."""
+    """An interpreted CPU. cpu_model: haswell, arrow_lake, skylake_x, icelake or sapphire_rapids."""
 
     def __init__(self, cpu_model: str) -> None:
         if os.environ.get("LD_BIND_NOW") != "1":

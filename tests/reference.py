@@ -33,6 +33,10 @@ ACTIVATIONS = {
 }
 
 
+VNNI = ("avx2_vnni", "avx512_vnni", "avx512_bf16", "amx", "amx_emulated")
+"""Instruction sets that add the products of bytes in int32: the scales of the int8 mode are finer there."""
+
+
 def cu_seqlens(lengths: list[int]) -> Tensor:
     """[num_seqs + 1] int32, starting at 0."""
     return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
@@ -41,12 +45,12 @@ def cu_seqlens(lengths: list[int]) -> Tensor:
 def operand(x: Tensor, arithmetic: str, isa: str, *, is_weight: bool = False) -> Tensor:
     """x [rows, depth], bfloat16 values, as a product multiplies it: what arithmetic rounds is its definition."""
     if arithmetic == "int8":
-        has_vnni = isa in ("avx512_bf16", "amx", "amx_emulated")
+        has_vnni = isa in VNNI
         run = x.shape[1] if isa.startswith("amx") else 128
         if is_weight:
             return fixed_point(x, 127 if has_vnni else together_steps(x, run), run)
         return byte_steps(x, 255 if has_vnni else 181, run)
-    return fixed_point(x) if arithmetic == "bfloat16" and isa == "avx2" else x
+    return fixed_point(x) if arithmetic == "bfloat16" and isa.startswith("avx2") else x
 
 
 def together_steps(weight: Tensor, run: int) -> Tensor:

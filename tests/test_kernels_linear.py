@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from assay import ops
-from reference import fixed_point, operand
+from reference import VNNI, fixed_point, operand
 
 SHAPES = [
     (0, 64, 32),
@@ -217,7 +217,7 @@ def test_fixed_point_is_finer_than_bfloat16() -> None:
 def test_int8_linear_is_exact_on_small_integers(isa: str, in_features: int) -> None:
     """Whole numbers that the scales hold as they are: every product, offset and padding then comes out exact."""
     generator = torch.Generator().manual_seed(5)
-    has_vnni = isa in ("avx512_bf16", "amx", "amx_emulated")
+    has_vnni = isa in VNNI
     steps = 255 if has_vnni else 181
     # Without VNNI four weights must not come to more than 179 (tests below), so that 127 leaves 17 to each of three.
     least = -127 if has_vnni else -17

@@ -31,13 +31,18 @@ inline void fma_add_block(const float* x, const float* w, Vec (&acc)[6][2]) {
 #undef ASSAY_FMA_ROW
 }
 
-// acc += x . w for x [3][64] and w [64][32] pairs of int16, by VPMADDWD. Two of the four weights of a pair are kept in
-// registers, the others are read three times: this loop is bound by the number of instructions, not by loads.
+// acc += x . w for x [3][64] and w [64][32] pairs of int16, by VPMADDWD, or VPDPWSSD. Two of the four weights of a pair
+// are kept in registers, the others are read three times: this loop is bound by the number of instructions, not by
+// loads.
 inline void fixed_add_block(const char* x, const char* w, __m256i (&acc)[3][4]) {
+#if defined(__AVXVNNI__)
+#define ASSAY_FIXED_ADD(weight, product, sum) "%{vex%} vpdpwssd " weight ", %%ymm2, %[" #sum "]\n\t"
+#else
 #define ASSAY_FIXED_ADD(weight, product, sum)   \
   "vpmaddwd " weight ", %%ymm2, %%ymm" #product \
   "\n\t"                                        \
   "vpaddd %%ymm" #product ", %[" #sum "], %[" #sum "]\n\t"
+#endif
 #define ASSAY_FIXED_ROW(row, pair)                                                                          \
   "vbroadcastss " #row " * 256 + " #pair " * 4(%[x]), %%ymm2\n\t" ASSAY_FIXED_ADD("%%ymm0", 3, sum##row##0) \
       ASSAY_FIXED_ADD("%%ymm1", 3, sum##row##1) ASSAY_FIXED_ADD(#pair " * 128 + 64(%[w])", 3, sum##row##2)  \
@@ -68,20 +73,25 @@ inline void fixed_add_block(const char* x, const char* w, __m256i (&acc)[3][4]) 
 #undef ASSAY_FIXED_ADD
 }
 
-// acc += x . w for x [4][128] unsigned bytes and w [32][16] quads of signed ones, by VPMADDUBSW: two quads meet in
-// int16, which the ranges of both keep from saturating.
+// acc += x . w for x [4][128] unsigned bytes and w [32][16] quads of signed ones, by VPDPBUSD, or by VPMADDUBSW: two
+// quads then meet in int16, which the ranges of both keep from saturating.
 inline void int8_add_block(const char* x, const char* w, __m256i (&acc)[4][2]) {
-#define ASSAY_INT8_SUM(sum)              \
-  "vpaddw %%ymm6, %%ymm5, %%ymm5\n\t"    \
-  "vpmaddwd %[ones], %%ymm5, %%ymm5\n\t" \
+#if defined(__AVXVNNI__)
+#define ASSAY_INT8_ADD(weight0, weight1, sum) \
+  "%{vex%} vpdpbusd " weight0 ", %%ymm3, %[" #sum "]\n\t%{vex%} vpdpbusd " weight1 ", %%ymm4, %[" #sum "]\n\t"
+#else
+#define ASSAY_INT8_ADD(weight0, weight1, sum)                     \
+  "vpmaddubsw " weight0 ", %%ymm3, %%ymm5\n\tvpmaddubsw " weight1 \
+  ", %%ymm4, %%ymm6\n\t"                                          \
+  "vpaddw %%ymm6, %%ymm5, %%ymm5\n\t"                             \
+  "vpmaddwd %[ones], %%ymm5, %%ymm5\n\t"                          \
   "vpaddd %%ymm5, %[" #sum "], %[" #sum "]\n\t"
-#define ASSAY_INT8_ROW(row, octet) \
-  "vbroadcastss " #row " * 128 + " #octet " * 8(%[x]), %%ymm3\n\t"                                            \
-  "vbroadcastss " #row " * 128 + " #octet " * 8 + 4(%[x]), %%ymm4\n\t"                                        \
-  "vpmaddubsw %%ymm0, %%ymm3, %%ymm5\n\t"                                                                     \
-  "vpmaddubsw %%ymm2, %%ymm4, %%ymm6\n\t" ASSAY_INT8_SUM(low##row)                                            \
-  "vpmaddubsw %%ymm1, %%ymm3, %%ymm5\n\t"                                                                     \
-  "vpmaddubsw " #octet " * 128 + 96(%[w]), %%ymm4, %%ymm6\n\t" ASSAY_INT8_SUM(high##row)
+#endif
+#define ASSAY_INT8_ROW(row, octet)                                                                                  \
+  "vbroadcastss " #row " * 128 + " #octet                                                                           \
+  " * 8(%[x]), %%ymm3\n\t"                                                                                          \
+  "vbroadcastss " #row " * 128 + " #octet " * 8 + 4(%[x]), %%ymm4\n\t" ASSAY_INT8_ADD("%%ymm0", "%%ymm2", low##row) \
+      ASSAY_INT8_ADD("%%ymm1", #octet " * 128 + 96(%[w])", high##row)
 #define ASSAY_INT8_OCTET(octet)                                                                       \
   "vmovdqu " #octet                                                                                   \
   " * 128(%[w]), %%ymm0\n\t"                                                                          \
@@ -105,5 +115,5 @@ inline void int8_add_block(const char* x, const char* w, __m256i (&acc)[4][2]) {
           : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "ecx", "cc");
 #undef ASSAY_INT8_OCTET
 #undef ASSAY_INT8_ROW
-#undef ASSAY_INT8_SUM
+#undef ASSAY_INT8_ADD
 }

@@ -71,9 +71,13 @@ struct FixedPoint {
 
   // sum + a . b over pairs. In assembly because GCC 12 would gather all products first and spill the sums.
   static __m256i add_products(__m256i sum, __m256i a, __m256i b) {
+#if defined(__AVXVNNI__)
+    return _mm256_dpwssd_avx_epi32(sum, a, b);
+#else
     __m256i products;
     __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sum), "=&x"(products) : "x"(a), "x"(b));
     return sum;
+#endif
   }
 
   // The integer sums of one depth block: kUsedRows x kCols.

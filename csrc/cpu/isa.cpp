@@ -14,8 +14,12 @@ const char* isa_name(Isa isa) {
       return "scalar";
     case Isa::kAvx2:
       return "avx2";
+    case Isa::kAvx2Vnni:
+      return "avx2_vnni";
     case Isa::kAvx512:
       return "avx512";
+    case Isa::kAvx512Vnni:
+      return "avx512_vnni";
     case Isa::kAvx512Bf16:
       return "avx512_bf16";
     case Isa::kAmx:
@@ -31,15 +35,21 @@ namespace {
 
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
+// AVX-VNNI, the VEX-coded form that CPUs without AVX-512 have. Intel SDM: CPUID leaf 7, sub-leaf 1, EAX bit 4.
+bool has_avx2_vnni() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return has_avx2() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & (1u << 4)) != 0;
+}
+
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
+bool has_avx512_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+
 // Every CPU with bfloat16 dot products has VNNI's too.
-bool has_avx512_bf16() {
-  return has_avx512() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
-}
+bool has_avx512_bf16() { return has_avx512_vnni() && __builtin_cpu_supports("avx512bf16"); }
 
 // Intel SDM: CPUID leaf 7 EDX bit 22 = AMX-BF16, bit 24 = AMX-TILE, bit 25 = AMX-INT8. XCR0 bits 17 and 18 = the OS
 // saves tile state.
@@ -74,14 +84,20 @@ bool is_supported(Isa isa) {
       return true;
     case Isa::kAvx2:
       return has_avx2();
+    case Isa::kAvx2Vnni:
+      return has_avx2_vnni();
 #ifdef ASSAY_ISA_EMULATION
     case Isa::kAvx512:
     case Isa::kAvx512Bf16:
     case Isa::kAmxEmulated:
       return has_avx2();
+    case Isa::kAvx512Vnni:
+      return false;  // not in that build
 #else
     case Isa::kAvx512:
       return has_avx512();
+    case Isa::kAvx512Vnni:
+      return has_avx512_vnni();
     case Isa::kAvx512Bf16:
     case Isa::kAmxEmulated:
       return has_avx512_bf16();

@@ -4,10 +4,10 @@
 namespace assay::cpu {
 
 // In rising order of preference, so that the best one available is the last.
-enum class Isa : int { kScalar, kAvx2, kAvx512, kAvx512Bf16, kAmx, kAmxEmulated };
-constexpr int kNumIsas = 6;
+enum class Isa : int { kScalar, kAvx2, kAvx2Vnni, kAvx512, kAvx512Vnni, kAvx512Bf16, kAmx, kAmxEmulated };
+constexpr int kNumIsas = 8;
 
-const char* isa_name(Isa isa);  // "scalar", "avx2", "avx512", "avx512_bf16", "amx", "amx_emulated"
+const char* isa_name(Isa isa);  // "scalar", "avx2", "avx2_vnni" and so on
 
 // True where the CPU has every instruction set the kernels of `isa` are compiled for, the OS saves its registers,
 // and (AMX) the kernel granted this process the tile data permission. An emulated path needs what its plain code is

@@ -15,6 +15,14 @@ extern const KernelTable kTable;
 namespace avx2 {
 extern const KernelTable kTable;
 }
+#ifdef ASSAY_AVX2_VNNI
+namespace avx2_vnni {
+extern const KernelTable kTable;
+}
+#endif
+namespace avx512_vnni {
+extern const KernelTable kTable;
+}
 namespace amx {
 extern const KernelTable kTable;
 }
@@ -38,6 +46,12 @@ const KernelTable* kernel_table(Isa isa) {
 #ifndef ASSAY_ISA_EMULATION
     case Isa::kAvx2:
       return &avx2::kTable;
+#ifdef ASSAY_AVX2_VNNI
+    case Isa::kAvx2Vnni:
+      return &avx2_vnni::kTable;
+#endif
+    case Isa::kAvx512Vnni:
+      return &avx512_vnni::kTable;
     case Isa::kAmx:
       return &amx::kTable;
 #endif

@@ -7,7 +7,7 @@
 // those below come to more than kWeightsTogether: 181 * 181 < 2^15.
 #pragma once
 
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 constexpr int kInputSteps = 255;           // the largest byte of an input
 constexpr int kWeightsTogether = 4 * 128;  // never: products meet in int32
 #else
@@ -67,6 +67,11 @@ inline IntVec int_broadcast(const char* bytes) {
   return _mm256_castps_si256(_mm256_broadcast_ss(reinterpret_cast<const float*>(bytes)));
 }
 
+#if defined(__AVXVNNI__)
+inline IntVec add_octets(IntVec sum, IntVec x0, const char* x1, IntVec w0, IntVec w1) {
+  return _mm256_dpbusd_avx_epi32(_mm256_dpbusd_avx_epi32(sum, x0, w0), int_broadcast(x1), w1);
+}
+#else
 // In assembly because GCC 12 would gather all products first and spill the sums. x1 is broadcast here, so that eight
 // sums, four weights and what one row needs fill the 16 registers exactly.
 inline IntVec add_octets(IntVec sum, IntVec x0, const char* x1, IntVec w0, IntVec w1) {
@@ -84,6 +89,7 @@ inline IntVec add_octets(IntVec sum, IntVec x0, const char* x1, IntVec w0, IntVe
         [ones] "x"(ones));
   return sum;
 }
+#endif
 
 inline void store_bytes(const float* from, Vec least, Vec factor, char* to) {
   const auto integers = [&](int i) {

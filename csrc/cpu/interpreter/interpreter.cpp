@@ -43,7 +43,10 @@ struct CpuidLeaf {
 class Interpreter {
  public:
   Interpreter(const char* library, const char* cpu_model)
-      : bochs_(library), cpu_model_(cpu_model), has_tiles_(cpu_model_ == "sapphire_rapids") {}
+      : bochs_(library),
+        cpu_model_(cpu_model),
+        has_tiles_(cpu_model_ == "sapphire_rapids"),
+        has_avx512_(cpu_model_ != "haswell" && cpu_model_ != "arrow_lake") {}
 
   void start() {
     bochs_.symbol<void(void (*)(std::uint64_t))>("bochscpu_mem_missing_page")(on_missing_page);
@@ -65,7 +68,7 @@ class Interpreter {
     bochs_.set<std::uint64_t>("cpu_set_cr3", space_.root());
     bochs_.set<std::uint64_t>("cpu_set_cr4", 0x506f0);
     bochs_.set<std::uint32_t>("cpu_set_efer", 0xd01);
-    bochs_.set<std::uint32_t>("cpu_set_xcr0", cpu_model_ == "haswell" ? 0x7 : has_tiles_ ? 0x600e7 : 0xe7);
+    bochs_.set<std::uint32_t>("cpu_set_xcr0", has_avx512_ ? (has_tiles_ ? 0x600e7 : 0xe7) : 0x7);
     set_segment(kCs, 0x33, 0, 0xa0fb);
     for (const Segment segment : {kEs, kSs, kDs, kGs}) set_segment(segment, 0x2b, 0, 0xc0f3);
     set_segment(kFs, 0x2b, fs_base, 0xc0f3);
@@ -103,8 +106,9 @@ class Interpreter {
                        : cpu_model_ == "skylake_x"       ? "_Z29create_corei7_skylake_x_cpuidP8BX_CPU_C"
                        : cpu_model_ == "icelake"         ? "_Z29create_corei7_icelake_u_cpuidP8BX_CPU_C"
                        : cpu_model_ == "sapphire_rapids" ? "_Z28create_sapphire_rapids_cpuidP8BX_CPU_C"
+                       : cpu_model_ == "arrow_lake"      ? "_Z23create_arrow_lake_cpuidP8BX_CPU_C"
                                                          : nullptr;
-    if (name == nullptr) fail("cpu_model is one of haswell, skylake_x, icelake, sapphire_rapids");
+    if (name == nullptr) fail("cpu_model is one of haswell, arrow_lake, skylake_x, icelake, sapphire_rapids");
     return bochs_.symbol<void*(void*)>(name)(cpu);
   }
 
@@ -178,7 +182,7 @@ class Interpreter {
 
   const Bochs bochs_;
   const std::string cpu_model_;
-  const bool has_tiles_;
+  const bool has_tiles_, has_avx512_;
   AddressSpace space_;
   Tiles tiles_;
   Hooks hooks_;
