@@ -269,6 +269,18 @@ def test_what_large_requests_leave_is_given_back(monkeypatch: pytest.MonkeyPatch
         assert len(released) == 3 and all(name.startswith("assay-server") for name in released)
 
 
+def test_texts_that_are_encoded_to_their_end_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assay.server.whole_text.MAX_CHARS", 1000)
+    client, reranker, windows = shared_client(), shared_client(1), {"mode": "window"}
+    for text, status in (("a " * 500, 200), ("a " * 501, 413)):
+        assert client.post("/tokenize", {"prompt": text}).status_code == status
+        assert client.post("/classify", {"input": text, "long_input": windows}).status_code == status
+        ranked = {"query": "a", "documents": [text], "long_input": windows}
+        assert reranker.post("/rerank", ranked).status_code == status
+    message = "the prompt must have at most 1000 characters, got 1002"
+    assert client.error("/tokenize", {"prompt": "a " * 501}, 413)["message"] == message
+
+
 def test_heaps_are_trimmed_early_unless_the_environment_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, int]] = []
 

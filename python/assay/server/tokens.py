@@ -22,6 +22,7 @@ from assay.server.dialects.vllm_form import chat_of
 from assay.server.endpoint import CLIENT_CLOSED_REQUEST, failure_response, wanted_dialect
 from assay.server.errors import ClientGone, failure_of, refuse
 from assay.server.prepare import chat_options
+from assay.server.whole_text import bounded
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -87,7 +88,7 @@ def _written(work: TokenWork, body: Any, state: ServerState) -> bytes:
 
 
 def tokenize(body: Any, state: ServerState) -> dict[str, Any]:
-    """POST /tokenize. No length limit."""
+    """POST /tokenize. Longer than the model may be what it gets, but not without bounds."""
     form: schema.TokenizeCompletion | schema.TokenizeChat
     if isinstance(body, dict) and "messages" in body:
         form = parsed(schema.TokenizeChat, body)
@@ -96,7 +97,9 @@ def tokenize(body: Any, state: ServerState) -> dict[str, Any]:
     model = state.models.find(form.model)
     text = form.prompt if isinstance(form, schema.TokenizeCompletion) else _chat_text(form, model, state)
     tokenizer = model.require_tokenizer()
-    (sequence,) = tokenizer.encode_batch([text], add_special_tokens=form.add_special_tokens)
+    (sequence,) = tokenizer.encode_batch(
+        [bounded(text, "the prompt", "prompt")], add_special_tokens=form.add_special_tokens
+    )
     return tokens_reply(sequence.input_ids, model, form.return_token_strs)
 
 

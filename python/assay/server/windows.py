@@ -9,6 +9,7 @@ from assay.errors import ValidationError
 from assay.params import PoolingParams
 from assay.server.errors import Refused, refuse
 from assay.server.result import Item
+from assay.server.whole_text import bounded
 from assay.text_limits import cut_texts
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def _no_room() -> Refused:
 
 def split_text(tokenizer: Tokenizer, text: str, size: int, long_input: LongInput) -> list[str]:
     """`text` in windows of at most `size` content tokens, cut between tokens and, where one is near, between words."""
-    encoding = tokenizer.backend.encode(text, add_special_tokens=False)
+    encoding = tokenizer.backend.encode(bounded(text, "a text for long_input", "long_input"), add_special_tokens=False)
     offsets: list[tuple[int, int]] = encoding.offsets
     if len(offsets) <= size:
         return [text]
