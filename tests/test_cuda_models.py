@@ -6,13 +6,14 @@ Runs in the emulation on few short inputs, and on a card, where there is one, on
 from __future__ import annotations
 
 import gc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 import cuda_devices
 import llms
+import parity
 import tiny_decoders
 import tiny_models
 import tiny_transformers
@@ -25,6 +26,9 @@ from assay.errors import BatchMemoryError, DeviceError, ValidationError
 from assay.models import PoolingModel
 from assay.models.graph_ladder import make_ladder
 from assay.pooler import pool
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 EMULATED_LENGTHS = (1, 2, 9, 16, 17, 33)
@@ -80,7 +84,7 @@ def model_of(llm: LLM) -> PoolingModel:
     return llm.session.model
 
 
-DECODERS = ["qwen3", "modernbert-mean", "gte", "gemma2", "gpt2", "llama-longrope", "qwen3-token"]
+DECODERS = ["qwen3", "modernbert-mean", "gte", "gemma2", "gpt2", "gpt2-padded", "llama-longrope", "qwen3-token"]
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -114,6 +118,22 @@ def test_encoders_are_those_of_transformers(device: Device, head: str, family: s
         outputs = llm.encode(texts, LOGITS, pooling_task=llm.pooling_task, use_tqdm=False)
         for text, output in zip(texts, outputs, strict=True):
             assert llms.close(output.outputs.data, llms.logits(text, head=head, family=family)), text
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_padded_heads_of_an_encoder_are_those_of_transformers(device: Device, dtype: str, tmp_path: Path) -> None:
+    """Heads of 26, which the kernels get as 32."""
+    sizes = {"hidden_size": 104, "num_attention_heads": 4}
+    folder = tiny_models.make(tmp_path / "model", "Bert", llms.CLASSIFIER, **sizes)
+    texts: list[parity.Text] = ["A calm day.", ("Nothing works!", "and nobody answered")]
+    expected = parity.make_reference(folder, f"Bert{llms.CLASSIFIER}", texts, 128)
+    with LLM(folder, device=device, self_check=False, dtype=dtype, **LIMITS) as llm:
+        sequences = [Sequence(*row) for row in zip(expected.ids, expected.types, strict=True)]
+        model = model_of(llm)
+        ours = model.run(pack(sequences, model.position_offset), [False] * len(sequences))
+    lost = error(expected.bfloat16, expected.float32)
+    allowed = parity.float32_budget(expected.float32) if dtype == "float32" else HALF_FACTOR * lost
+    assert error(ours, expected.float32) <= allowed
 
 
 # ---- one set of bits -----------------------------------------------------------------------------------------------

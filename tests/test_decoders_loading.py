@@ -295,6 +295,8 @@ def test_pooling_follows_the_request_except_where_the_family_fixes_it(name, kind
         ("llama", {"rope_parameters": {"rope_type": "mrope"}}, "rope_type 'mrope' is not supported"),
         ("llama", {"partial_rotary_factor": 0.5}, r"partial_rotary_factor=0\.5"),
         ("llama", {"head_dim": 12}, "head_dim 12 is not supported; multiples of 8 up to 256"),
+        ("modernbert", {"num_attention_heads": 16}, r"head_dim 4 \(.*\) is not supported; multiples of 8 up to 256"),
+        ("gpt2", {"n_embd": 260, "n_head": 1}, r"head_dim 260 \(.*\) is not supported; sizes up to 256"),
         ("llama", {"num_key_value_heads": 3}, "num_attention_heads 4 is not a multiple of num_key_value_heads 3"),
         ("llama", {"hidden_act": "mish"}, "hidden_act 'mish'"),
         ("llama-bidirectional-avg", {"pooling": None}, "requires a 'pooling' field in its HF config"),

@@ -24,6 +24,7 @@ CASES = [
     ("gemma3", "CLS"),
     ("gpt2", None),
     ("gpt2-token", None),
+    ("gpt2-padded", None),
     ("modernbert", None),
     ("gte-partial", None),
 ]

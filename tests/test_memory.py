@@ -57,9 +57,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = {
         name: tiny_decoders.save(tiny_decoders.make_model(case), root / name, case.reads)
         for name, case in tiny_decoders.CASES.items()
-        if name in ("llama-longrope", "qwen3", "gemma3", "gpt2", "modernbert-mean")
+        if name in ("llama-longrope", "qwen3", "gemma3", "gpt2", "gpt2-padded", "modernbert-mean")
     }
     made["bert"] = tiny_models.make(root / "bert", "Bert", "ForSequenceClassification")
+    sizes = {"hidden_size": 104, "num_attention_heads": 4}
+    made["bert-padded"] = tiny_models.make(root / "padded", "Bert", "ForSequenceClassification", **sizes)
     made["electra"] = tiny_models.make(root / "electra", "Electra", "ForTokenClassification", dtype=torch.bfloat16)
     made["roberta-embeds"] = tiny_models.make(root / "roberta", "Roberta", "Model")
     made["reranker"] = tiny_rerankers.make(root, "qwen3-reranker")
@@ -67,8 +69,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 NAMES = (
-    *("bert", "electra", "roberta-embeds", "reranker"),
-    *("llama-longrope", "qwen3", "gemma3", "gpt2", "modernbert-mean"),
+    *("bert", "bert-padded", "electra", "roberta-embeds", "reranker"),
+    *("llama-longrope", "qwen3", "gemma3", "gpt2", "gpt2-padded", "modernbert-mean"),
 )
 
 

@@ -89,6 +89,33 @@ def test_conversations_are_rewarded_as_by_transformers(kind: str, tmp_path: Path
             assert llms.close(reward.outputs.probs, expected.sigmoid())
 
 
+def test_a_reward_read_at_the_pad_token_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """transformers reads the token before it; a score is the one of the last token with and without the warning."""
+    tokenizer = reranker_tokenizers.qwen3()
+    model = transformers.Qwen3ForSequenceClassification(
+        transformers.Qwen3Config(**sizes(tokenizer), num_labels=1)
+    ).eval()
+    folder = save(tmp_path / "model", model, tokenizer, CHATML)
+    pad = tokenizer.pad_token_id
+    inside, at_end = ([5, pad, 7, 8], [5, 6, 7, pad])
+    with caplog.at_level("WARNING", "assay"), LLM(folder) as llm:
+        llm.classify({"prompt_token_ids": inside})
+        assert "pad_token_id" not in caplog.text
+        for _ in range(2):
+            (output,) = llm.classify({"prompt_token_ids": at_end}, pooling_params=RAW)
+    assert caplog.text.count(f"a prompt ends with token {pad}, config.json's pad_token_id") == 1
+    assert "docs/rerankers.md" in caplog.text
+    with torch.no_grad():
+        states = model.model(torch.tensor([at_end])).last_hidden_state[0]
+        assert llms.close(output.outputs.probs, model.score(states[-1]))
+        assert torch.allclose(model(torch.tensor([at_end])).logits[0], model.score(states[-2]))
+    caplog.clear()
+    mean = PoolerConfig(pooling_type="MEAN")
+    with caplog.at_level("WARNING", "assay"), LLM(folder, pooler_config=mean) as llm:
+        llm.classify({"prompt_token_ids": at_end})
+    assert "pad_token_id" not in caplog.text
+
+
 # ---- of every token, of every step ---------------------------------------------------------------------------------
 
 

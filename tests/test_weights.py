@@ -221,7 +221,10 @@ def test_integer_weights_are_refused(bert):
         ({"add_cross_attention": True}, "add_cross_attention"),
         ({"hidden_act": "mish"}, "hidden_act 'mish' is not supported"),
         ({"num_attention_heads": 5}, "not a multiple"),
-        ({"num_attention_heads": 24}, r"head_dim 4 \(hidden_size 96 / num_attention_heads 24\) is not supported"),
+        (
+            {"hidden_size": 264, "num_attention_heads": 1},
+            r"head_dim 264 \(hidden_size 264 / num_attention_heads 1\) is not supported",
+        ),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         (
             {"architectures": ["BertForMaskedLM"]},

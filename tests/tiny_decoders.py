@@ -161,6 +161,7 @@ CASES = {
         "GPT2",
         config={**_GPT2, "n_inner": 72, "scale_attn_by_inverse_layer_idx": True, "activation_function": "relu"},
     ),
+    "gpt2-padded": TinyDecoder("GPT2", config={**_GPT2, "n_head": 4}),  # heads of 12
     "gpt2-token": TinyDecoder("GPT2", TOKEN, {**_GPT2, "scale_attn_weights": False}),
     "modernbert": TinyDecoder("ModernBert", config=_MODERNBERT),
     "modernbert-mean": TinyDecoder(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -15,6 +17,13 @@ if TYPE_CHECKING:
     from assay.content import Content
     from assay.tokenize_options import TokenizeOptions
     from assay.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+_PAD_IS_READ = (
+    "a prompt ends with token %d, config.json's pad_token_id, and its score is read there: at the last token, whatever "
+    "that is. transformers would read the last token that is not pad_token_id (docs/rerankers.md)"
+)
 
 
 class Deferred(Protocol):
@@ -44,10 +53,22 @@ _PLAIN = (str, tuple, list)
 
 
 class Renderer:
-    """Turns prompts into sequences for one model. Stateless, so any number of threads may call it."""
+    """Turns prompts into sequences for one model. Any number of threads may call it.
 
-    def __init__(self, tokenizer: Tokenizer | None, vocab_size: int, type_vocab_size: int) -> None:
+    pad_read_at_end: of a model that reads the last token of a prompt, the id that transformers would not read there.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        vocab_size: int,
+        type_vocab_size: int,
+        *,
+        pad_read_at_end: int | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
+        self._pad_read_at_end = pad_read_at_end
+        self._first_warning = threading.Lock()  # taken by the first warning and kept
         self._vocab_size = vocab_size
         self._type_vocab_size = type_vocab_size
         self._checks_text_ids = tokenizer is not None and tokenizer.max_token_id >= vocab_size
@@ -75,6 +96,8 @@ class Renderer:
                 sequence = self._sized(sequence, options, not isinstance(prompt, list))
                 if first_ones is not None and first_ones[position] is not None:
                     sequence = self._with_types(sequence, first_ones[position])
+            if sequence.input_ids[-1] == self._pad_read_at_end and self._first_warning.acquire(blocking=False):
+                logger.warning(_PAD_IS_READ, self._pad_read_at_end)
             sequences.append(sequence)
         return sequences
 

@@ -25,7 +25,6 @@ from assay.llm.prompts import Prompts
 from assay.llm.quantized import guard
 from assay.llm.session import CallOptions, Params, PoolingResults, ScoreOptions, Session, UseTqdm
 from assay.outputs import ClassificationRequestOutput, EmbeddingRequestOutput, ScoringRequestOutput
-from assay.rendering import Renderer
 from assay.tokenize_options import with_special_tokens
 
 if TYPE_CHECKING:
@@ -166,7 +165,7 @@ class LLM:
             score_template,
             is_converted=loaded.is_converted,
         )
-        renderer = Renderer(loaded.tokenizer, loaded.model.vocab_size, loaded.model.type_vocab_size)
+        renderer = loaded.renderer()
         wake = _no_threads if chosen.is_cuda else ops.wake_threads
         self._engine = Engine(loaded.model, renderer, config, loaded.max_model_len, wake=wake)
         self._session = Session(

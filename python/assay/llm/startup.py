@@ -20,6 +20,7 @@ from assay.hf_config import HFConfig
 from assay.llm.view import EngineView, ModelView, VllmView
 from assay.models import load_model
 from assay.models.sentence_transformer import default_prompt
+from assay.rendering import Renderer
 from assay.tokenize_options import TokenizeOptions
 from assay.tokenizer import Tokenizer
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from assay.files import ModelFiles
     from assay.models import PoolingModel
     from assay.recipes import Match
-    from assay.rendering import Renderer
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,13 @@ class Loaded:
     def is_converted(self) -> bool:
         """Whether the head is made of rows of a language-model head."""
         return asks_for_rows(self.model.hf_config)
+
+    def renderer(self) -> Renderer:
+        """What makes sequences of prompts for it; it knows the token that transformers' score heads do not read."""
+        model = self.model
+        reads_last = model.is_causal and model.task == "classify" and model.pooling == "last_token"
+        pad = model.hf_config.get("pad_token_id") if reads_last and not self.is_converted else None
+        return Renderer(self.tokenizer, model.vocab_size, model.type_vocab_size, pad_read_at_end=pad)
 
     def view(self, config: EngineConfig) -> EngineView:
         """What `llm.llm_engine` shows of it."""

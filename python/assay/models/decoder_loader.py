@@ -9,6 +9,7 @@ from assay import ops
 from assay.layers import Embeddings, LayerNorm, RmsNorm, TransformerLayer, float32, in_dtype, storage_dtype
 from assay.models.decoder import Decoder, RopeTables
 from assay.models.decoder_shape import UNLIMITED, DecoderNames, DecoderShape, LayerNames
+from assay.models.padded_heads import pad_head_columns, pad_head_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,6 +122,16 @@ class _Rows:
         order = torch.cat([part.flatten() for part in (rows[:, :-2], rows[:, -2], rows[:, -1])])
         return _Rows(self.weight[order], None if self.bias is None else self.bias[order])
 
+    def padded_rows(self, shape: DecoderShape) -> _Rows:
+        """With the heads of a query, key and value projection filled up."""
+        sizes = (shape.head_dim, shape.padded_head_dim)
+        bias = None if self.bias is None else pad_head_rows(self.bias, *sizes)
+        return _Rows(pad_head_rows(self.weight, *sizes), bias)
+
+    def padded_columns(self, shape: DecoderShape) -> _Rows:
+        """With the heads that an output projection reads filled up."""
+        return _Rows(pad_head_columns(self.weight, shape.head_dim, shape.padded_head_dim), self.bias)
+
 
 def _halved(bias: Tensor | None) -> tuple[Tensor | None, ...]:
     return (None, None) if bias is None else bias.chunk(2)
@@ -178,8 +189,8 @@ class _Reader:
         mlp_down = stacked((names.mlp_down,), (hidden,), inner, shape.has_mlp_down_bias)
 
         return TransformerLayer.fuse(
-            qkv=self._packed(qkv.ungrouped(shape) if names.is_qkv_grouped else qkv),
-            attn_out=self._packed(attn_out),
+            qkv=self._packed((qkv.ungrouped(shape) if names.is_qkv_grouped else qkv).padded_rows(shape)),
+            attn_out=self._packed(attn_out.padded_columns(shape)),
             mlp_up=self._gated(mlp_up, names.is_up_first) if shape.is_gated else self._packed(mlp_up),
             mlp_down=self._packed(mlp_down),
             norm=shape.norm,
@@ -191,7 +202,7 @@ class _Reader:
             is_gated=shape.is_gated,
             num_heads=shape.num_heads,
             num_kv_heads=shape.num_kv_heads,
-            head_dim=shape.head_dim,
+            head_dim=shape.padded_head_dim,
             softmax_scale=shape.softmax_scales[idx],
             is_causal=shape.is_causal,
             window_size=shape.windows.get(kind, UNLIMITED),

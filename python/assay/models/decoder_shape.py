@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from assay.errors import ConfigError, UnsupportedModelError
 from assay.models.family import check_head_dim
+from assay.models.padded_heads import padded_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,10 +25,11 @@ UNLIMITED = (-1, -1)
 class DecoderShape:
     """Sizes and switches of a stack of blocks, in the words of this package.
 
-    layer_types: FULL or SLIDING for each layer. ropes: the rotary table of each kind; empty where positions are
-    learned. windows: (left, right) of each kind, -1 unlimited. softmax_scales: one for each layer. type_rows: rows of
-    the token-type table, of which every token gets row 0. embedding_scale: what the word table is multiplied by.
-    norm_offset: what is added to a stored norm weight. has_first_norm: the first layer has its attn_in_norm.
+    head_dim: of the checkpoint. layer_types: FULL or SLIDING for each layer. ropes: the rotary table of each kind;
+    empty where positions are learned. windows: (left, right) of each kind, -1 unlimited. softmax_scales: one for each
+    layer. type_rows: rows of the token-type table, of which every token gets row 0. embedding_scale: what the word
+    table is multiplied by. norm_offset: what is added to a stored norm weight. has_first_norm: the first layer has its
+    attn_in_norm.
     """
 
     vocab_size: int
@@ -58,7 +60,7 @@ class DecoderShape:
     norm_offset: float = 0.0
 
     def __post_init__(self) -> None:
-        check_head_dim(self.head_dim)
+        check_head_dim(self.head_dim, is_padded=not self.ropes)
         if self.num_kv_heads < 1 or self.num_heads < 1 or self.num_heads % self.num_kv_heads:
             raise UnsupportedModelError(
                 f"num_attention_heads {self.num_heads} is not a multiple of num_key_value_heads {self.num_kv_heads}"
@@ -75,8 +77,13 @@ class DecoderShape:
         return len(self.layer_types)
 
     @property
+    def padded_head_dim(self) -> int:
+        """Of the loaded weights and the kernels: head_dim, with zeros behind it in models without rotary positions."""
+        return self.head_dim if self.ropes else padded_size(self.head_dim)
+
+    @property
     def qkv_sizes(self) -> tuple[int, int, int]:
-        """Rows of the query, key and value projections."""
+        """Rows of the query, key and value projections as stored."""
         kv_size = self.num_kv_heads * self.head_dim
         return self.num_heads * self.head_dim, kv_size, kv_size
 

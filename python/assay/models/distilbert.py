@@ -25,7 +25,7 @@ def shape(config: HFConfig) -> EncoderShape:
         hidden_size=hidden_size,
         embedding_size=hidden_size,
         num_layers=config.require("n_layers"),
-        num_heads=checked_heads(config.require("n_heads"), hidden_size),
+        num_heads=checked_heads(config.require("n_heads"), hidden_size, is_padded=True),
         intermediate_size=config.require("hidden_dim"),
         max_positions=config.get("max_position_embeddings", 512),
         type_vocab_size=0,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from assay import ops
 from assay.arena import aligned
 from assay.layers import Embeddings, EncoderLayer, LayerNorm, Linear, float32, in_dtype, storage_dtype
+from assay.models.padded_heads import pad_head_columns, pad_head_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,7 +129,7 @@ class EncoderLoader:
         if shape.embedding_size != shape.hidden_size:
             sizes = (shape.hidden_size, shape.embedding_size)
             project = Linear.load(weights, f"{prefix}embeddings_project", sizes, arithmetic)
-        folds = reads_one_token and ops.takes_row_keys(shape.hidden_size, shape.head_dim, weights.device)
+        folds = reads_one_token and ops.takes_row_keys(shape.hidden_size, shape.padded_head_dim, weights.device)
         last = shape.num_layers - 1
         return Encoder(
             shape=shape,
@@ -181,7 +182,7 @@ def _load_layer(
     qkv = [prefix + name.format(index) for name in (names.query, names.key, names.value)]
     return EncoderLayer.fuse(
         **_projections(weights, qkv, shape, arithmetic, has_row_keys=has_row_keys),
-        attn_out=linear(names.attn_out, (hidden, hidden)),
+        attn_out=_attn_out(weights, prefix + names.attn_out.format(index), shape, arithmetic),
         attn_norm=norm(names.attn_norm),
         mlp_up=linear(names.mlp_up, (inner, hidden)),
         mlp_down=linear(names.mlp_down, (hidden, inner)),
@@ -195,14 +196,29 @@ def _load_layer(
 def _projections(
     weights: WeightMap, names: list[str], shape: EncoderShape, arithmetic: str, *, has_row_keys: bool
 ) -> dict[str, Any]:
-    """qkv, packed from the square weights of query, key and value, and row_keys: the key's, transposed head by head."""
+    """qkv, packed from the square weights of query, key and value, and row_keys: the key's, transposed head by head.
+
+    Heads are filled up to shape.padded_head_dim.
+    """
     import torch
 
-    size = shape.hidden_size
-    weight = torch.cat([in_dtype(weights.take(f"{name}.weight", (size, size)), arithmetic) for name in names])
-    bias = torch.cat([float32(weights.take(f"{name}.bias", (size,))) for name in names])
+    size, sizes = shape.hidden_size, (shape.head_dim, shape.padded_head_dim)
+
+    def padded(name: str) -> Tensor:
+        return pad_head_rows(in_dtype(weights.take(f"{name}.weight", (size, size)), arithmetic), *sizes)
+
+    weight = torch.cat([padded(name) for name in names])
+    bias = torch.cat([pad_head_rows(float32(weights.take(f"{name}.bias", (size,))), *sizes) for name in names])
     row_keys = None
     if has_row_keys:
-        by_head = weight[size : 2 * size].view(shape.num_heads, shape.head_dim, size).transpose(1, 2)
-        row_keys = ops.pack_weight(by_head.reshape(-1, shape.head_dim), None, arithmetic)
+        by_head = weight.view(3, shape.num_heads, shape.padded_head_dim, size)[1].transpose(1, 2)
+        row_keys = ops.pack_weight(by_head.reshape(-1, shape.padded_head_dim), None, arithmetic)
     return {"qkv": ops.pack_weight(weight, bias, arithmetic, weights.device), "row_keys": row_keys}
+
+
+def _attn_out(weights: WeightMap, name: str, shape: EncoderShape, arithmetic: str) -> Linear:
+    size = shape.hidden_size
+    weight = in_dtype(weights.take(f"{name}.weight", (size, size)), arithmetic)
+    bias = float32(weights.take(f"{name}.bias", (size,)))
+    padded = pad_head_columns(weight, shape.head_dim, shape.padded_head_dim)
+    return Linear.pack(padded, bias, arithmetic, weights.device)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from assay.errors import ConfigError, UnsupportedModelError
 from assay.models.family import checked_heads, hidden_activation, refuse_keys
+from assay.models.padded_heads import padded_size
 
 if TYPE_CHECKING:
     from assay.hf_config import HFConfig
@@ -35,7 +36,13 @@ class EncoderShape:
 
     @property
     def head_dim(self) -> int:
+        """Of the checkpoint; softmax_scale is made of it."""
         return self.hidden_size // self.num_heads
+
+    @property
+    def padded_head_dim(self) -> int:
+        """Of the loaded weights and the kernels: head_dim with zeros behind it."""
+        return padded_size(self.head_dim)
 
     @property
     def max_model_len(self) -> int:
@@ -74,7 +81,7 @@ def bert_shape(config: HFConfig, *, position_offset: int = 0) -> EncoderShape:
         hidden_size=hidden_size,
         embedding_size=hidden_size,
         num_layers=config.require("num_hidden_layers"),
-        num_heads=checked_heads(config.require("num_attention_heads"), hidden_size),
+        num_heads=checked_heads(config.require("num_attention_heads"), hidden_size, is_padded=True),
         intermediate_size=config.require("intermediate_size"),
         max_positions=config.get("max_position_embeddings", 512),
         type_vocab_size=config.get("type_vocab_size", 2),

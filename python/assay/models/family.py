@@ -211,19 +211,24 @@ def refuse_keys(config: HFConfig, *names: str) -> None:
             raise UnsupportedModelError(f"config.json: {name}{shown} is not supported")
 
 
-def checked_heads(num_heads: int, hidden_size: int) -> int:
-    """`num_heads`, where it divides the hidden size into heads that the attention kernel takes."""
+def checked_heads(num_heads: int, hidden_size: int, *, is_padded: bool = False) -> int:
+    """`num_heads`, where it divides the hidden size into heads that `check_head_dim` takes."""
     if num_heads < 1 or hidden_size % num_heads:
         raise UnsupportedModelError(f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_heads}")
-    check_head_dim(hidden_size // num_heads, f" (hidden_size {hidden_size} / num_attention_heads {num_heads})")
+    shown = f" (hidden_size {hidden_size} / num_attention_heads {num_heads})"
+    check_head_dim(hidden_size // num_heads, shown, is_padded=is_padded)
     return num_heads
 
 
-def check_head_dim(head_dim: int, shown: str = "") -> None:
-    """Raise UnsupportedModelError where the attention kernel does not take heads of that size; shown: where from."""
-    if head_dim % HEAD_DIM_STEP or not 0 < head_dim <= MAX_HEAD_DIM:
+def check_head_dim(head_dim: int, shown: str = "", *, is_padded: bool = False) -> None:
+    """Raise UnsupportedModelError where the attention kernel does not take heads of that size; shown: where from.
+
+    is_padded: it gets them filled up to the next size it takes (`padded_heads`).
+    """
+    if (head_dim % HEAD_DIM_STEP and not is_padded) or not 0 < head_dim <= MAX_HEAD_DIM:
+        supported = "sizes" if is_padded else f"multiples of {HEAD_DIM_STEP}"
         raise UnsupportedModelError(
-            f"head_dim {head_dim}{shown} is not supported; multiples of {HEAD_DIM_STEP} up to {MAX_HEAD_DIM} are"
+            f"head_dim {head_dim}{shown} is not supported; {supported} up to {MAX_HEAD_DIM} are"
         )
 
 

@@ -26,7 +26,7 @@ def shape(config: HFConfig) -> DecoderShape:
     """GPT-2's own keys. reorder_and_upcast_attn needs nothing: scores are float32 here always."""
     refuse_keys(config, "add_cross_attention")
     hidden_size, num_layers = config.require("n_embd"), config.require("n_layer")
-    num_heads = checked_heads(config.require("n_head"), hidden_size)
+    num_heads = checked_heads(config.require("n_head"), hidden_size, is_padded=True)
     head_dim = hidden_size // num_heads
     scale = head_dim**-0.5 if config.get("scale_attn_weights", True) else 1.0
     by_layer = bool(config.get("scale_attn_by_inverse_layer_idx", False))
