@@ -19,6 +19,7 @@ from emulated_modules import BUILD
 
 LIBRARY = BUILD / "libassay_cpu_interpreter.so"
 TIMEOUT_S = 600
+MAX_OPCODES = 8192
 
 
 def missing() -> str | None:
@@ -75,11 +76,22 @@ class Interpreter:
         module.set_num_threads(1)
         return InterpretedModule(self, module)
 
-    def num_tile_instructions(self) -> int:
-        """AMX instructions executed so far."""
-        count = self._library.assay_interpreter_tile_instructions
-        count.restype = ctypes.c_uint64
-        return int(count())
+    def tile_counts(self) -> dict[str, int]:
+        """AMX instructions executed so far, by kind."""
+        counts = (ctypes.c_uint64 * 3)()
+        self._library.assay_interpreter_tile_counts(counts)
+        return dict(zip(("products", "moves", "others"), counts, strict=True))
+
+    def count(self) -> None:
+        """Counts instructions from now on, from zero."""
+        self._library.assay_interpreter_count()
+
+    def counts(self) -> dict[str, int]:
+        """How often each instruction was executed since `count`, by Bochs' name for it."""
+        name_of, count_of = self._library.assay_interpreter_opcode_name, self._library.assay_interpreter_num_executed
+        name_of.restype, count_of.restype = ctypes.c_char_p, ctypes.c_uint64
+        names = {opcode: name for opcode in range(MAX_OPCODES) if (name := name_of(opcode)) is not None}
+        return {name.decode(): count_of(opcode) for opcode, name in names.items()}
 
 
 class InterpretedModule:

@@ -74,7 +74,8 @@ class AddressSpace {
   std::uint64_t* root_;
   std::map<std::uint64_t, std::uint64_t*> tables_;
   std::map<std::uint64_t, std::uint64_t> physical_of_;
-  std::vector<std::uint64_t> gib_of_;
+  // By physical GiB. The first four stay unused: a PC has its devices there, the interrupt controller at 0xFEE00000.
+  std::vector<std::uint64_t> gib_of_ = {0, 0, 0, 0};
 };
 
 }  // namespace assay::interpreter

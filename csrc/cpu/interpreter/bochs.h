@@ -52,6 +52,8 @@ class Bochs {
     find(get_zmm_, "cpu_get_zmm");
     find(set_zmm_, "cpu_set_zmm");
     find(bail_, "cpu_bail");
+    find(opcode_, "bochscpu_instr_bx_opcode");
+    find(opcode_name_, "_Z18get_bx_opcode_namet");
     find(stop_, "bochscpu_cpu_stop");
     find(page_insert_, "bochscpu_mem_page_insert");
   }
@@ -81,6 +83,9 @@ class Bochs {
   }
   void set_zmm(unsigned number, const Zmm& value) const { set_zmm_(0, number, &value); }
   void insert_page(std::uint64_t physical_address, std::uint8_t* page) const { page_insert_(physical_address, page); }
+  // The library's number for an instruction, and its name for the number.
+  std::uint32_t opcode(const void* instruction) const { return opcode_(instruction); }
+  const char* opcode_name(std::uint32_t opcode) const { return opcode_name_(static_cast<std::uint16_t>(opcode)); }
   // Ends `run` after the current instruction.
   void stop(void* cpu) const { stop_(cpu); }
   // Back to the top of the interpreter's loop, by longjmp.
@@ -100,6 +105,8 @@ class Bochs {
   void (*get_zmm_)(unsigned, unsigned, Zmm*);
   void (*set_zmm_)(unsigned, unsigned, const Zmm*);
   void (*bail_)(unsigned);
+  std::uint32_t (*opcode_)(const void*);
+  const char* (*opcode_name_)(std::uint16_t);
   void (*stop_)(void*);
   void (*page_insert_)(std::uint64_t, std::uint8_t*);
 };

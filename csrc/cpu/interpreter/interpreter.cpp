@@ -23,12 +23,13 @@
 namespace assay::interpreter {
 namespace {
 
-constexpr std::uint64_t kReturned = 0x7fffff01;  // the "system call" with which an interpreted function ends
 // Names of the library's C++ functions.
 #define ASSAY_CREATE_CPUID "_Z23create_corei3_cnl_cpuidP8BX_CPU_C"
 #define ASSAY_LEAF_7 "_ZNK17sapphire_rapids_t20get_std_cpuid_leaf_7EjP16cpuid_function_t"
 
+constexpr std::uint64_t kReturned = 0x7fffff01;  // the "system call" with which an interpreted function ends
 constexpr std::size_t kStackBytes = 64u << 20;
+constexpr std::size_t kMaxOpcodes = 8192;  // the library numbers some 3,500
 
 // The code that a function returns to (mov rdi, rax; mov eax, kReturned; syscall), and the code that system calls lead
 // to, which returns from them (sysretq): on_far_branch has done the work by then.
@@ -92,6 +93,18 @@ class Interpreter {
     return result_;
   }
 
+  // From now on instructions are counted, which halves the speed.
+  void count() {
+    counts_.assign(kMaxOpcodes, 0);
+    hooks_.before_execution = on_instruction;
+  }
+
+  // Of an opcode that was executed since `count`; nullptr of any other.
+  const char* opcode_name(std::uint32_t opcode) const {
+    return opcode < kMaxOpcodes && counts_.at(opcode) != 0 ? bochs_.opcode_name(opcode) : nullptr;
+  }
+  std::uint64_t num_executed(std::uint32_t opcode) const { return counts_.at(opcode); }
+
   void execute_vcvtne2ps2bf16() const {
     try {
       vcvtne2ps2bf16(bochs_);
@@ -115,7 +128,7 @@ class Interpreter {
   // The library's own leaf 7 of Sapphire Rapids. `self` is its description of that CPU.
   void cpuid_leaf_7(const void* self, std::uint32_t sub_leaf, CpuidLeaf* leaf) const { leaf_7_(self, sub_leaf, leaf); }
 
-  std::uint64_t num_tile_instructions() const { return num_tile_instructions_; }
+  const Tiles& tiles() const { return tiles_; }
 
  private:
   // Ends the process, with the file and offset of the instruction. By /proc, as dladdr would wait for a loader that may
@@ -160,6 +173,8 @@ class Interpreter {
 
   static void on_missing_page(std::uint64_t physical_address);
 
+  static void on_instruction(void*, std::uint32_t, void* instruction);
+
   static void on_far_branch(void*, std::uint32_t, std::uint32_t what, std::uint16_t, std::uint64_t, std::uint16_t,
                             std::uint64_t);
 
@@ -174,7 +189,6 @@ class Interpreter {
           decode_tile_instruction(code, [this](int reg) { return bochs_.reg(static_cast<unsigned>(reg)); });
       if (!found || found->length != length) continue;
       tiles_.execute(*found);
-      ++num_tile_instructions_;
       return true;
     }
     return false;
@@ -191,7 +205,8 @@ class Interpreter {
   void* cpu_ = nullptr;
   std::uint8_t* code_ = nullptr;
   std::uint8_t* stack_ = nullptr;
-  std::uint64_t result_ = 0, num_tile_instructions_ = 0;
+  std::uint64_t result_ = 0;
+  std::vector<std::uint64_t> counts_;
 };
 
 Interpreter* the_interpreter = nullptr;
@@ -199,6 +214,10 @@ Interpreter* the_interpreter = nullptr;
 void Interpreter::on_missing_page(std::uint64_t physical_address) {
   the_interpreter->bochs_.insert_page(physical_address & ~AddressSpace::kPageMask,
                                       the_interpreter->space_.page(physical_address));
+}
+
+void Interpreter::on_instruction(void*, std::uint32_t, void* instruction) {
+  ++the_interpreter->counts_[the_interpreter->bochs_.opcode(instruction)];
 }
 
 void Interpreter::on_far_branch(void*, std::uint32_t, std::uint32_t what, std::uint16_t, std::uint64_t, std::uint16_t,
@@ -327,4 +346,18 @@ EXPORTED std::uint64_t assay_interpreter_call(std::uint64_t function, const std:
   return result;
 }
 
-EXPORTED std::uint64_t assay_interpreter_tile_instructions() { return the_interpreter->num_tile_instructions(); }
+// AMX instructions executed so far: products, loads and stores, others.
+EXPORTED void assay_interpreter_tile_counts(std::uint64_t* counts) {
+  counts[0] = the_interpreter->tiles().num_products;
+  counts[1] = the_interpreter->tiles().num_moves;
+  counts[2] = the_interpreter->tiles().num_others;
+}
+
+// Counts every instruction from now on, by the library's opcodes.
+EXPORTED void assay_interpreter_count() { the_interpreter->count(); }
+EXPORTED const char* assay_interpreter_opcode_name(std::uint32_t opcode) {
+  return the_interpreter->opcode_name(opcode);
+}
+EXPORTED std::uint64_t assay_interpreter_num_executed(std::uint32_t opcode) {
+  return the_interpreter->num_executed(opcode);
+}

@@ -64,7 +64,11 @@ std::optional<TileInstruction> decode_tile_instruction(const std::uint8_t* code,
 // TILECFG and the eight tiles. An operand the SDM calls a fault throws.
 class Tiles {
  public:
+  // Executed so far: dot products; loads and stores; configurations and zeros.
+  std::uint64_t num_products = 0, num_moves = 0, num_others = 0;
+
   void execute(const TileInstruction& in) {
+    ++(in.opcode == 0x4b ? num_moves : in.opcode == 0x49 ? num_others : num_products);
     if (in.opcode == 0x49) return configure_or_zero(in);
     if (!is_configured_) throw std::runtime_error("a tile instruction before LDTILECFG");
     if (in.opcode == 0x4b) return move(in);
