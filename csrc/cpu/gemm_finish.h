@@ -21,11 +21,16 @@ struct FinishedTile {
   std::int64_t cols;
 };
 
-// body(rows, columns), both compile-time constants where the tile is a whole one: no loop is left of it then.
+// body(rows, columns), both compile-time constants where the tile is a whole one: no loop is left of it then. On AMX
+// the columns alone where it is some rows of one, as most are there.
 template <int kRows, int kCols, typename Body>
 [[gnu::always_inline]] inline void with_extent(int rows, std::int64_t cols, Body&& body) {
   if (rows == kRows && cols == kCols) {
     body(std::integral_constant<int, kRows>{}, std::integral_constant<std::int64_t, kCols>{});
+#if defined(ASSAY_AMX)
+  } else if (cols == kCols) {
+    body(rows, std::integral_constant<std::int64_t, kCols>{});
+#endif
   } else {
     body(rows, cols);
   }
