@@ -20,6 +20,7 @@ from assay import ops
 ARITHMETICS = ("float32", "bfloat16", "int8")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LENGTHS = [1, 33, 0, 14, 7, 60, 2]
+FILLED = [length for length in LENGTHS if length]
 ROWS, DEPTH, COLS = 53, 200, 70  # none a multiple of what the kernels take at once
 
 
@@ -57,9 +58,8 @@ def layer(family: str, arithmetic: str, has_rows: bool) -> Tensor:
     import reference_layer
 
     block = reference_layer.Layer(reference_layer.FAMILIES[family], arithmetic)
-    lengths = [length for length in LENGTHS if length]
-    rows = torch.tensor(lengths).cumsum(0).int() - 1 if has_rows else None
-    return layer_runs.run(block, layer_runs.make_input(lengths, block.config.hidden), lengths, rows)
+    rows = torch.tensor(FILLED).cumsum(0).int() - 1 if has_rows else None
+    return layer_runs.run(block, layer_runs.make_input(FILLED, block.config.hidden), FILLED, rows)
 
 
 def embed(dtype: torch.dtype) -> Tensor:
@@ -87,8 +87,7 @@ def head(activation: str) -> Tensor:
 
 
 def pool(pooling: str) -> Tensor:
-    lengths = [length for length in LENGTHS if length]
-    return ops.pool(random(sum(lengths), DEPTH), reference.cu_seqlens(lengths), pooling)
+    return ops.pool(random(sum(FILLED), DEPTH), reference.cu_seqlens(FILLED), pooling)
 
 
 CASES: dict[str, Callable[[], Tensor]] = {

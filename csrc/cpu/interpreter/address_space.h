@@ -4,6 +4,7 @@
 
 #include <sys/mman.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <map>
@@ -13,19 +14,34 @@
 
 namespace assay::interpreter {
 
+// body(begin, end, line) for every range of addresses in use, with its line of /proc.
+template <class Body>
+void for_each_mapping(const Body& body) {
+  const std::unique_ptr<FILE, int (*)(FILE*)> maps(fopen("/proc/self/maps", "r"), fclose);
+  char line[512];
+  while (maps != nullptr && fgets(line, sizeof line, maps.get()) != nullptr) {
+    unsigned long begin = 0, end = 0;
+    if (sscanf(line, "%lx-%lx", &begin, &end) == 2) body(begin, end, line);
+  }
+}
+
+// Zeros of our own.
+inline std::uint8_t* map_memory(std::size_t bytes, int protection) {
+  void* memory = mmap(nullptr, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) throw std::bad_alloc();
+  return static_cast<std::uint8_t*>(memory);
+}
+
 class AddressSpace {
  public:
   AddressSpace() : root_(table()) {}
 
   // Maps what the process has mapped since the last call.
   void update() {
-    const std::unique_ptr<FILE, int (*)(FILE*)> maps(fopen("/proc/self/maps", "r"), fclose);
-    char line[512];
-    while (maps != nullptr && fgets(line, sizeof line, maps.get()) != nullptr) {
-      unsigned long begin = 0, end = 0;
-      if (sscanf(line, "%lx-%lx", &begin, &end) != 2 || begin >> 47) continue;  // the kernel's half
+    for_each_mapping([this](std::uint64_t begin, std::uint64_t end, const char*) {
+      if (begin >> 47) return;  // the kernel's half
       for (std::uint64_t gib = begin >> kGibBits; gib <= (end - 1) >> kGibBits; ++gib) map(gib);
-    }
+    });
   }
 
   // Physical address of the top table, for CR3.
@@ -46,9 +62,7 @@ class AddressSpace {
   static constexpr std::uint64_t kTable = 0x07, kPage = 0xe7;
 
   static std::uint64_t* table() {
-    void* page = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (page == MAP_FAILED) throw std::bad_alloc();
-    return static_cast<std::uint64_t*>(page);
+    return reinterpret_cast<std::uint64_t*>(map_memory(kPageMask + 1, PROT_READ | PROT_WRITE));
   }
 
   std::uint64_t physical(const void* address) {

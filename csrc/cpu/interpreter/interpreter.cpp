@@ -11,7 +11,6 @@
 #include <cstring>
 #include <exception>
 #include <functional>
-#include <memory>
 #include <mutex>
 #include <thread>
 
@@ -136,19 +135,10 @@ class Interpreter {
   [[noreturn]] void fail(const char* why) const {
     const std::uint64_t pc = bochs_.pc();
     fprintf(stderr, "interpreter: %s, at or just before 0x%lx\n", why, pc);
-    const std::unique_ptr<FILE, int (*)(FILE*)> maps(fopen("/proc/self/maps", "r"), fclose);
-    char line[512];
-    while (maps != nullptr && fgets(line, sizeof line, maps.get()) != nullptr) {
-      unsigned long begin = 0, end = 0;
-      if (sscanf(line, "%lx-%lx", &begin, &end) == 2 && begin <= pc && pc < end) fprintf(stderr, "in %s", line);
-    }
+    for_each_mapping([pc](std::uint64_t begin, std::uint64_t end, const char* line) {
+      if (begin <= pc && pc < end) fprintf(stderr, "in %s", line);
+    });
     _exit(70);
-  }
-
-  static std::uint8_t* map_memory(std::size_t bytes, int protection) {
-    void* memory = mmap(nullptr, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) throw std::bad_alloc();
-    return static_cast<std::uint8_t*>(memory);
   }
 
   void set_segment(Segment segment, std::uint16_t selector, std::uint64_t base, std::uint16_t attributes) const {
