@@ -28,7 +28,7 @@ RUNS = {
     "avx2": ("float32", "bfloat16", "int8"),
     "avx2_vnni": ("bfloat16", "int8"),
     "avx512": ("float32", "bfloat16", "int8"),
-    "avx512_vnni": ("int8",),
+    "avx512_vnni": ("bfloat16", "int8"),
     "avx512_bf16": ("bfloat16",),
     "amx": ("float32", "bfloat16", "int8"),
 }

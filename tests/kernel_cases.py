@@ -102,7 +102,7 @@ CASES: dict[str, Callable[[], Tensor]] = {
     "attention-causal": partial(attention, torch.bfloat16, 64, is_causal=True),
     "attention-window": partial(attention, torch.bfloat16, 64, window_size=(8, 5), soft_cap=3.0),
     **{f"layer-{f}-{a}": partial(layer, f, a, False) for f in ("bert", "gemma2") for a in ARITHMETICS},
-    **{f"layer_rows-{f}": partial(layer, f, "bfloat16", True) for f in ("qwen3", "modernbert_local")},
+    **{f"layer_rows-{f}-bfloat16": partial(layer, f, "bfloat16", True) for f in ("qwen3", "modernbert_local")},
     "layer_norm": lambda: ops.layer_norm(random(ROWS, DEPTH), random(DEPTH, seed=1), random(DEPTH, seed=2), 1e-5),
     "rms_norm": lambda: ops.rms_norm(random(ROWS, DEPTH), random(DEPTH, seed=1), 1e-6),
     **{f"embed-{name}": partial(embed, dtype) for name, dtype in DTYPES.items()},

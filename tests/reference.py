@@ -36,6 +36,9 @@ ACTIVATIONS = {
 VNNI = ("avx2_vnni", "avx512_vnni", "avx512_bf16", "amx", "amx_emulated")
 """Instruction sets that add the products of bytes in int32: the scales of the int8 mode are finer there."""
 
+FIXED_POINT = ("avx2", "avx2_vnni", "avx512_vnni")
+"""Instruction sets whose bfloat16 mode is block fixed point."""
+
 
 def cu_seqlens(lengths: list[int]) -> Tensor:
     """[num_seqs + 1] int32, starting at 0."""
@@ -50,7 +53,7 @@ def operand(x: Tensor, arithmetic: str, isa: str, *, is_weight: bool = False) ->
         if is_weight:
             return fixed_point(x, 127 if has_vnni else together_steps(x, run), run)
         return byte_steps(x, 255 if has_vnni else 181, run)
-    return fixed_point(x) if arithmetic == "bfloat16" and isa.startswith("avx2") else x
+    return fixed_point(x) if arithmetic == "bfloat16" and isa in FIXED_POINT else x
 
 
 def together_steps(weight: Tensor, run: int) -> Tensor:

@@ -32,12 +32,22 @@ FOUND = {
 STAND_INS = {"amx": "amx_emulated", "avx2_vnni": "avx2", "avx512_vnni": "avx512"}
 """What has the same bits, on this machine or in the emulation, where it is not the same name."""
 
+PRODUCTS = {
+    ("avx2_vnni", "int8"): "avx512_bf16",
+    ("avx512_vnni", "int8"): "avx512_bf16",
+    ("avx512_vnni", "bfloat16"): "avx2",
+}
+"""The same for products whose arithmetic is not that of the stand-in; a layer consists of both."""
+
 
 def stand_in(isa: str, case: str) -> str | None:
     """The instruction set that has the bits of that one here; None where none has."""
-    if isa in ("avx2_vnni", "avx512_vnni") and "int8" in case:
-        # By VNNI, unlike what stands in for the rest; layers consist of both.
-        return None if case.startswith("layer") else "avx512_bf16"
+    for arithmetic in kernel_cases.ARITHMETICS:
+        if arithmetic in case and (isa, arithmetic) in PRODUCTS:
+            if case.startswith(("linear", "largest", "gated_linear")):
+                return PRODUCTS[isa, arithmetic]
+            if case.startswith(("layer-", "layer_rows-")):
+                return None
     return STAND_INS.get(isa, isa)
 
 

@@ -81,7 +81,7 @@ void pack_weight_panels(const PackWeightParams& p, ThreadPool& pool) {
 template <typename Policy>
 void seal_panel(char*, int, std::int64_t) {}
 
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(ASSAY_FIXED_POINT)
 template <>
 void pack_weight_row<FixedPoint>(const PackWeightParams& p, std::int64_t row, char* panel, int col) {
   FixedPoint::pack_weight(p, row, panel, col);
@@ -422,7 +422,7 @@ const char* arithmetic_name(Arithmetic arithmetic) {
   return arithmetic == Arithmetic::kFloat32 ? "float32 as three bfloat16 tile products" : "bfloat16 tile products";
 #elif defined(__AVX512BF16__)
   return arithmetic == Arithmetic::kFloat32 ? "float32 fused multiply-add" : "bfloat16 dot products";
-#elif defined(__AVX2__) && !defined(__AVX512F__)
+#elif defined(ASSAY_FIXED_POINT)
   return arithmetic == Arithmetic::kFloat32 ? "float32 fused multiply-add" : "13-bit block fixed point products";
 #else
   return arithmetic == Arithmetic::kFloat32 ? "float32 fused multiply-add"

@@ -1,10 +1,21 @@
-// The int8 products of one depth block of a whole tile (10 x 32) on AVX-512, in assembly: GCC 12 moves the twenty sums
-// from register to register and puts some on the stack in every step of the loop. Included inside an AVX-512 namespace
-// by gemm_int8.h; includes nothing. The emulation has the intrinsics of Int8::sum_block in its place.
-//
-// Registers: 0 to 3 weights, 4 and 5 a row's inputs, 6 and 7 products, 8 ones, 12 to 31 sums. An asm statement cannot
-// have twenty sums as operands, so they leave in memory, which the next step reads anyway.
+// The integer products of one depth block of a whole tile (int8 10 x 32, block fixed point 14 x 32) on AVX-512, in
+// assembly: GCC 12 moves the sums from register to register and puts some on the stack in every step of the loop.
+// Included inside an AVX-512 namespace by gemm_tiles.h; includes nothing. The emulation has the intrinsics of
+// Int8::sum_block in its place. An asm statement cannot have all sums as operands, so they leave in memory, which the
+// next step reads anyway.
 #pragma once
+
+// A row's two sums, before and after the loop.
+#define ASSAY_SUM_ZERO(row, low, high, step)        \
+  "vpxord %%zmm" #low ", %%zmm" #low ", %%zmm" #low \
+  "\n\t"                                            \
+  "vpxord %%zmm" #high ", %%zmm" #high ", %%zmm" #high "\n\t"
+#define ASSAY_SUM_STORE(row, low, high, step) \
+  "vmovdqa64 %%zmm" #low ", " #row            \
+  " * 128(%[sums])\n\t"                       \
+  "vmovdqa64 %%zmm" #high ", " #row " * 128 + 64(%[sums])\n\t"
+
+// Int8's registers: 0 to 3 weights, 4 and 5 a row's inputs, 6 and 7 products, 8 ones, 12 to 31 sums.
 
 // clang-format off: one row a line
 #define ASSAY_INT8_EACH_ROW(DO, octet) \
@@ -19,15 +30,6 @@
   DO(8, 28, 29, octet)                 \
   DO(9, 30, 31, octet)
 // clang-format on
-#define ASSAY_INT8_ZERO(row, low, high, octet)      \
-  "vpxord %%zmm" #low ", %%zmm" #low ", %%zmm" #low \
-  "\n\t"                                            \
-  "vpxord %%zmm" #high ", %%zmm" #high ", %%zmm" #high "\n\t"
-#define ASSAY_INT8_STORE(row, low, high, octet) \
-  "vmovdqa64 %%zmm" #low ", " #row              \
-  " * 128(%[sums])\n\t"                         \
-  "vmovdqa64 %%zmm" #high ", " #row " * 128 + 64(%[sums])\n\t"
-
 #if defined(__AVX512VNNI__)
 #define ASSAY_INT8_ADD(weight0, weight1, sum)      \
   "vpdpbusd %%zmm" #weight0 ", %%zmm4, %%zmm" #sum \
@@ -62,7 +64,7 @@
 inline void int8_block_sums(const char* x, const char* w, IntVec (&sums)[10][2]) {
   const char* weights = w;
   const char* inputs = x;
-  __asm__(ASSAY_INT8_EACH_ROW(ASSAY_INT8_ZERO, )
+  __asm__(ASSAY_INT8_EACH_ROW(ASSAY_SUM_ZERO, )
 #if !defined(__AVX512VNNI__)
           "vpternlogd $0xFF, %%zmm8, %%zmm8, %%zmm8\n\t"
           "vpabsw %%zmm8, %%zmm8\n\t"
@@ -72,7 +74,7 @@ inline void int8_block_sums(const char* x, const char* w, IntVec (&sums)[10][2])
           "add $16, %[x]\n\t"
           "add $512, %[w]\n\t"
           "dec %%ecx\n\t"
-          "jnz 1b\n\t" ASSAY_INT8_EACH_ROW(ASSAY_INT8_STORE, )
+          "jnz 1b\n\t" ASSAY_INT8_EACH_ROW(ASSAY_SUM_STORE, )
           : [x] "+r"(inputs), [w] "+r"(weights), "=m"(sums)
           : [sums] "r"(&sums), "m"(*reinterpret_cast<const char (*)[10 * 128]>(x)),
             "m"(*reinterpret_cast<const char (*)[32 * 128]>(w))
@@ -84,6 +86,61 @@ inline void int8_block_sums(const char* x, const char* w, IntVec (&sums)[10][2])
 #undef ASSAY_INT8_OCTET
 #undef ASSAY_INT8_ROW
 #undef ASSAY_INT8_ADD
-#undef ASSAY_INT8_STORE
-#undef ASSAY_INT8_ZERO
 #undef ASSAY_INT8_EACH_ROW
+
+#if defined(ASSAY_FIXED_POINT)
+// Registers: 0 and 1 weights, 2 a row's input, 4 to 31 sums.
+// clang-format off: one row a line
+#define ASSAY_FIXED_EACH_ROW(DO, pair) \
+  DO(0, 4, 5, pair)                    \
+  DO(1, 6, 7, pair)                    \
+  DO(2, 8, 9, pair)                    \
+  DO(3, 10, 11, pair)                  \
+  DO(4, 12, 13, pair)                  \
+  DO(5, 14, 15, pair)                  \
+  DO(6, 16, 17, pair)                  \
+  DO(7, 18, 19, pair)                  \
+  DO(8, 20, 21, pair)                  \
+  DO(9, 22, 23, pair)                  \
+  DO(10, 24, 25, pair)                 \
+  DO(11, 26, 27, pair)                 \
+  DO(12, 28, 29, pair)                 \
+  DO(13, 30, 31, pair)
+// clang-format on
+#define ASSAY_FIXED_ROW(row, low, high, pair) \
+  "vpbroadcastd " #row " * 256 + " #pair      \
+  " * 4(%[x]), %%zmm2\n\t"                    \
+  "vpdpwssd %%zmm0, %%zmm2, %%zmm" #low       \
+  "\n\t"                                      \
+  "vpdpwssd %%zmm1, %%zmm2, %%zmm" #high "\n\t"
+#define ASSAY_FIXED_PAIR(pair) \
+  "vmovdqa64 " #pair           \
+  " * 128(%[w]), %%zmm0\n\t"   \
+  "vmovdqa64 " #pair " * 128 + 64(%[w]), %%zmm1\n\t" ASSAY_FIXED_EACH_ROW(ASSAY_FIXED_ROW, pair)
+
+// sums = x . w for x [14][64] and w [64][32] pairs of int16; sums and w on 64 bytes.
+inline void fixed_block_sums(const char* x, const char* w, IntVec (&sums)[14][2]) {
+  const char* weights = w;
+  const char* inputs = x;
+  __asm__(ASSAY_FIXED_EACH_ROW(ASSAY_SUM_ZERO, )
+          "mov $16, %%ecx\n"
+          "1:\n\t" ASSAY_FIXED_PAIR(0) ASSAY_FIXED_PAIR(1) ASSAY_FIXED_PAIR(2) ASSAY_FIXED_PAIR(3)
+          "add $16, %[x]\n\t"
+          "add $512, %[w]\n\t"
+          "dec %%ecx\n\t"
+          "jnz 1b\n\t" ASSAY_FIXED_EACH_ROW(ASSAY_SUM_STORE, )
+          : [x] "+r"(inputs), [w] "+r"(weights), "=m"(sums)
+          : [sums] "r"(&sums), "m"(*reinterpret_cast<const char (*)[14 * 256]>(x)),
+            "m"(*reinterpret_cast<const char (*)[64 * 128]>(w))
+          : "xmm0", "xmm1", "xmm2", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13",
+            "xmm14", "xmm15", "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25",
+            "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31", "ecx", "cc");
+}
+
+#undef ASSAY_FIXED_PAIR
+#undef ASSAY_FIXED_ROW
+#undef ASSAY_FIXED_EACH_ROW
+#endif
+
+#undef ASSAY_SUM_STORE
+#undef ASSAY_SUM_ZERO

@@ -1,15 +1,23 @@
-// Products of the bfloat16 mode on AVX2, which has no bfloat16 instruction: block fixed point. Included inside the AVX2
-// namespace after gemm_tiles.h and run_scale.h.
+// Products of the bfloat16 mode where no instruction multiplies bfloat16 but some multiply integers faster than
+// float32: block fixed point. Included inside an ISA's namespace after gemm_tiles.h and run_scale.h.
 //
 // Each run of kDepth inputs of a token, and of a weight's row, shares one float32 scale and keeps 13 bits a number
 // (sign and 12): finer than bfloat16's 8 unless one number of the run is 32 times as large as the rest. VPMADDWD
-// multiplies 16 of them where an FMA multiplies 8; a run's products stay exact in int32, and runs are added in float32
-// in order.
+// and VPDPWSSD multiply two of them a lane where an FMA multiplies one; a run's products stay exact in int32, and runs
+// are added in float32 in order, so the sums are the same on every instruction set.
 #pragma once
 
+#if defined(__AVX512F__)
+constexpr int kFixedRows = kFmaRows;  // 14 x 2 sums + 2 weights + 1 input, of 32 registers
+constexpr int kFixedVecs = kFmaVecs;
+#else
+constexpr int kFixedRows = 3;  // 3 x 4 sums + 2 weights + 1 input + 1 product, of 16 registers
+constexpr int kFixedVecs = 4;
+#endif
+
 struct FixedPoint {
-  static constexpr int kRows = 3;
-  static constexpr int kVecs = 4;
+  static constexpr int kRows = kFixedRows;
+  static constexpr int kVecs = kFixedVecs;
   static constexpr int kCols = kVecs * kVecWidth;
   static constexpr bool kResumes = true;
   static constexpr int kDepth = 128;
@@ -33,12 +41,7 @@ struct FixedPoint {
   // kDepth floats to kDepth int16; out may start where run does, because each step writes behind what it has read.
   static void quantize(const float* run, float to_int, char* out) {
     const Vec factor = vec_set1(to_int);
-    for (int i = 0; i < kDepth; i += 2 * kVecWidth) {
-      const __m256i low = _mm256_cvtps_epi32(vec_mul(vec_load(run + i), factor));
-      const __m256i high = _mm256_cvtps_epi32(vec_mul(vec_load(run + i + kVecWidth), factor));
-      const __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xD8);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i * 2), packed);
-    }
+    for (int i = 0; i < kDepth; i += kShortRun) store_shorts(run + i, factor, out + i * 2);
   }
 
   static void seal_panel(char* panel, int rows, std::int64_t num_blocks) {
@@ -58,10 +61,10 @@ struct FixedPoint {
   static void pack_weight(const PackWeightParams& p, std::int64_t row, char* panel, int col) {
     for (std::int64_t depth0 = 0; depth0 < p.in_features; depth0 += kDepth) {
       char* block = panel + depth0 / kDepth * kWeightBlockBytes;
-      alignas(32) float run[kDepth] = {};
+      alignas(kCacheLine) float run[kDepth] = {};
       for (int d = 0; d < kDepth && depth0 + d < p.in_features; ++d) run[d] = weight_at(p, row, depth0 + d);
       const RunScale scale(largest_bits<kDepth>(run), kLargest);
-      alignas(32) std::int16_t integers[kDepth];
+      alignas(kCacheLine) std::int16_t integers[kDepth];
       quantize(run, scale.to_int, reinterpret_cast<char*>(integers));
       std::int16_t* at = reinterpret_cast<std::int16_t*>(block);
       for (int d = 0; d < kDepth; ++d) at[((d / 2) * kCols + col) * 2 + d % 2] = integers[d];
@@ -69,38 +72,30 @@ struct FixedPoint {
     }
   }
 
-  // sum + a . b over pairs. In assembly because GCC 12 would gather all products first and spill the sums.
-  static __m256i add_products(__m256i sum, __m256i a, __m256i b) {
-#if defined(__AVXVNNI__)
-    return _mm256_dpwssd_avx_epi32(sum, a, b);
-#else
-    __m256i products;
-    __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sum), "=&x"(products) : "x"(a), "x"(b));
-    return sum;
-#endif
-  }
-
-  // The integer sums of one depth block: kUsedRows x kCols.
+  // acc = the integer sums of one depth block: kUsedRows x kCols.
   template <int kUsedRows>
-  static void add_block(const char* panel, const char* weights, __m256i (&acc)[kUsedRows][kVecs]) {
-    if constexpr (kUsedRows == kRows) {
-      fixed_add_block(panel, weights, acc);
-    } else {
-      const float* x = reinterpret_cast<const float*>(panel);  // pairs of int16, read as float for VBROADCASTSS
-      const std::int32_t* w = reinterpret_cast<const std::int32_t*>(weights);
-#pragma GCC unroll 2
-      for (int pair = 0; pair < kPairs; ++pair) {
-        __m256i weight[kVecs];
-#pragma GCC unroll 8
-        for (int j = 0; j < kVecs; ++j) {
-          weight[j] = _mm256_load_si256(reinterpret_cast<const __m256i*>(w + pair * kCols + j * kVecWidth));
-        }
+  static void sum_block(const char* panel, const char* weights, IntVec (&acc)[kUsedRows][kVecs]) {
+#if defined(__AVX512F__)
+    if constexpr (kUsedRows == kRows) return fixed_block_sums(panel, weights, acc);
+#endif
 #pragma GCC unroll 16
-        for (int r = 0; r < kUsedRows; ++r) {
-          const __m256i input = _mm256_castps_si256(_mm256_broadcast_ss(x + r * kPairs + pair));
+    for (int r = 0; r < kUsedRows; ++r) {
 #pragma GCC unroll 8
-          for (int j = 0; j < kVecs; ++j) acc[r][j] = add_products(acc[r][j], input, weight[j]);
-        }
+      for (int j = 0; j < kVecs; ++j) acc[r][j] = int_zero();
+    }
+#if !defined(__AVX512F__)
+    if constexpr (kUsedRows == kRows) return fixed_add_block(panel, weights, acc);
+#endif
+#pragma GCC unroll 2
+    for (int pair = 0; pair < kPairs; ++pair) {
+      IntVec weight[kVecs];
+#pragma GCC unroll 8
+      for (int j = 0; j < kVecs; ++j) weight[j] = int_load(weights + (pair * kCols + j * kVecWidth) * 4);
+#pragma GCC unroll 16
+      for (int r = 0; r < kUsedRows; ++r) {
+        const IntVec input = int_broadcast(panel + r * kRowBytes + pair * 4);
+#pragma GCC unroll 8
+        for (int j = 0; j < kVecs; ++j) acc[r][j] = add_pairs(acc[r][j], input, weight[j]);
       }
     }
   }
@@ -110,13 +105,8 @@ struct FixedPoint {
                                            const Prefetch& next, bool resumes) {
     for (std::int64_t block = 0; block < num_blocks; ++block) {
       next.block(block, kWeightBlockBytes);
-      __m256i acc[kUsedRows][kVecs];
-#pragma GCC unroll 16
-      for (int r = 0; r < kUsedRows; ++r) {
-#pragma GCC unroll 8
-        for (int j = 0; j < kVecs; ++j) acc[r][j] = _mm256_setzero_si256();
-      }
-      add_block<kUsedRows>(panel, weights, acc);
+      IntVec acc[kUsedRows][kVecs];
+      sum_block<kUsedRows>(panel, weights, acc);
       const float* row_scales = reinterpret_cast<const float*>(panel + kRows * kRowBytes);
       const float* col_scales = reinterpret_cast<const float*>(weights + kWeightScales);
 #pragma GCC unroll 16
@@ -125,8 +115,8 @@ struct FixedPoint {
         for (int j = 0; j < kVecs; ++j) {
           float* at = tile + r * kCols + j * kVecWidth;
           const Vec scale = vec_mul(vec_set1(row_scales[r]), vec_load(col_scales + j * kVecWidth));
-          vec_store(at,
-                    vec_fma(_mm256_cvtepi32_ps(acc[r][j]), scale, block == 0 && !resumes ? vec_zero() : vec_load(at)));
+          const Vec before = block == 0 && !resumes ? vec_zero() : vec_load(at);
+          vec_store(at, vec_fma(int_to_float(acc[r][j]), scale, before));
         }
       }
       panel += kSealedBlockBytes;
@@ -136,8 +126,12 @@ struct FixedPoint {
 
   static void micro(const char* panel, const char* weights, std::int64_t num_blocks, int rows, float* tile,
                     const Prefetch& next, bool resumes) {
-    if (rows == kRows) return micro_rows<kRows>(panel, weights, num_blocks, tile, next, resumes);
-    if (rows == 2) return micro_rows<2>(panel, weights, num_blocks, tile, next, resumes);
-    micro_rows<1>(panel, weights, num_blocks, tile, next, resumes);
+    if constexpr (kRows == kFmaRows) {
+      FmaFloat32::dispatch_rows<FixedPoint>(panel, weights, num_blocks, rows, tile, next, resumes);
+    } else {
+      if (rows == kRows) return micro_rows<kRows>(panel, weights, num_blocks, tile, next, resumes);
+      if (rows == 2) return micro_rows<2>(panel, weights, num_blocks, tile, next, resumes);
+      micro_rows<1>(panel, weights, num_blocks, tile, next, resumes);
+    }
   }
 };

@@ -9,9 +9,6 @@
 
 #if defined(__AVX512F__)
 constexpr int kInt8Rows = 10;  // 10 x 2 sums + 4 weights + constants and products of a row, of 32 registers
-#if !defined(ASSAY_ISA_EMULATION)
-#include "cpu/gemm_avx512.h"
-#endif
 #else
 constexpr int kInt8Rows = 4;  // 4 x 2 sums + 4 weights + the rest, of 16 registers
 #endif

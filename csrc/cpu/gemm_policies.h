@@ -10,7 +10,7 @@ using Int8Policy = TileInt8;
 using Float32Policy = FmaFloat32;
 using Bfloat16Policy = DotBfloat16;
 using Int8Policy = Int8;
-#elif defined(__AVX2__) && !defined(__AVX512F__)
+#elif defined(ASSAY_FIXED_POINT)
 using Float32Policy = FmaFloat32;
 using Bfloat16Policy = FixedPoint;
 using Int8Policy = Int8;

@@ -65,6 +65,8 @@ inline float weight_at(const PackWeightParams& p, std::int64_t row, std::int64_t
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
 #include "cpu/gemm_avx2.h"
+#elif defined(__AVX512F__) && !defined(ASSAY_ISA_EMULATION)
+#include "cpu/gemm_avx512.h"
 #endif
 
 // The float32 FMA policies share everything but how a weight is stored.

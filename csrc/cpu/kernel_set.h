@@ -2,6 +2,12 @@
 // the anonymous namespace of its ISA, after defining what differs.
 #pragma once
 
+// Block fixed point is the bfloat16 mode of those that multiply integers faster than float32 and have nothing for
+// bfloat16.
+#if (defined(__AVX2__) && !defined(__AVX512F__)) || (defined(__AVX512VNNI__) && !defined(__AVX512BF16__))
+#define ASSAY_FIXED_POINT
+#endif
+
 // clang-format off: the order is the dependency order
 #include "cpu/vec_math.h"
 #include "cpu/vec_int.h"
@@ -11,7 +17,7 @@
 #if defined(ASSAY_AMX)
 #include "cpu/gemm_amx.h"
 #endif
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(ASSAY_FIXED_POINT)
 #include "cpu/gemm_fixed.h"
 #endif
 #if defined(ASSAY_AMX)

@@ -61,15 +61,15 @@ inline double run_bf16_chains(std::int64_t rounds) {
     }
   }
   return 4.0 * kVecWidth * kPeakChains * static_cast<double>(rounds);
-#elif defined(__AVX2__) && !defined(__AVX512F__)
-  __m256i chains[kPeakChains];
+#elif defined(ASSAY_FIXED_POINT)
+  IntVec chains[kPeakChains];
 #pragma GCC unroll 16
-  for (int i = 0; i < kPeakChains; ++i) chains[i] = _mm256_setzero_si256();
-  __m256i factor = _mm256_setzero_si256();
+  for (int i = 0; i < kPeakChains; ++i) chains[i] = int_zero();
+  IntVec factor = int_zero();
   keep_in_register(factor);
   for (std::int64_t round = 0; round < rounds; ++round) {
 #pragma GCC unroll 16
-    for (int i = 0; i < kPeakChains; ++i) chains[i] = FixedPoint::add_products(chains[i], factor, factor);
+    for (int i = 0; i < kPeakChains; ++i) chains[i] = add_pairs(chains[i], factor, factor);
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kPeakChains; ++i) keep_in_register(chains[i]);

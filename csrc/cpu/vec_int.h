@@ -1,10 +1,13 @@
-// kVecWidth int32 lanes beside a vec_*.h's floats, and the multiply-add of bytes that the int8 mode is made of.
+// kVecWidth int32 lanes beside a vec_*.h's floats, and the multiply-adds that the int8 mode and block fixed point are
+// made of.
 // Included inside an ISA's namespace after its vec_*.h.
 //
 // add_octets adds to each int32 lane the eight products of a token's unsigned bytes x0[4], x1[4] with its signed bytes
 // w0[4], w1[4]. Without VNNI four products meet in an int16, those of two neighbours of x0 and of the two at their
 // place in x1. Inputs are not negative, so nothing saturates where of four such weights neither those above zero nor
 // those below come to more than kWeightsTogether: 181 * 181 < 2^15.
+//
+// add_pairs adds to each int32 lane the products of two int16.
 #pragma once
 
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
@@ -47,6 +50,22 @@ inline void store_bytes(const float* from, Vec least, Vec factor, char* to) {
   const IntVec integers = _mm512_cvtps_epi32(vec_mul(vec_sub(vec_load(from), least), factor));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(integers));
 }
+
+#if defined(__AVX512VNNI__) && !defined(ASSAY_ISA_EMULATION)
+constexpr int kShortRun = kVecWidth;  // floats that store_shorts takes
+
+// kShortRun floats * factor, rounded, to int16.
+inline void store_shorts(const float* from, Vec factor, char* to) {
+  const IntVec integers = _mm512_cvtps_epi32(vec_mul(vec_load(from), factor));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtsepi32_epi16(integers));
+}
+
+// In assembly because GCC 12 would copy and spill sums.
+inline IntVec add_pairs(IntVec sum, IntVec a, IntVec b) {
+  __asm__("vpdpwssd %[b], %[a], %[sum]" : [sum] "+v"(sum) : [a] "v"(a), [b] "v"(b));
+  return sum;
+}
+#endif
 #elif defined(__AVX2__)
 using IntVec = __m256i;
 constexpr int kByteRun = 4 * kVecWidth;
@@ -101,6 +120,26 @@ inline void store_bytes(const float* from, Vec least, Vec factor, char* to) {
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
   const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bytes);
+}
+
+constexpr int kShortRun = 2 * kVecWidth;
+
+inline void store_shorts(const float* from, Vec factor, char* to) {
+  const __m256i low = _mm256_cvtps_epi32(vec_mul(vec_load(from), factor));
+  const __m256i high = _mm256_cvtps_epi32(vec_mul(vec_load(from + kVecWidth), factor));
+  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xD8);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), packed);
+}
+
+// In assembly because GCC 12 would gather all products first and spill the sums.
+inline IntVec add_pairs(IntVec sum, IntVec a, IntVec b) {
+#if defined(__AVXVNNI__)
+  return _mm256_dpwssd_avx_epi32(sum, a, b);
+#else
+  IntVec products;
+  __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sum), "=&x"(products) : "x"(a), "x"(b));
+  return sum;
+#endif
 }
 #else
 using IntVec = std::int32_t;
