@@ -21,6 +21,7 @@ class FakeModel:
     """logits = (sum of ids + 1000 * type-1 tokens, length); sigmoid of /1e4 where the activation is on."""
 
     position_offset = 0
+    number = 1
 
     def __init__(self, delay_s: float = 0.0) -> None:
         self.delay_s = delay_s

@@ -9,7 +9,8 @@ import torch
 from assay import LLM, ConfigError, PoolerConfig, PoolingParams, ValidationError
 from assay.hf_config import HFConfig
 from assay.llm.arguments import NO_EFFECT, check_keywords, dtype_name, engine_config_from, pooler_config_from
-from assay.llm.calls import check_lora_request, check_task, params_per_prompt, progress
+from assay.llm.adapters import AdapterLimits, lora_requests
+from assay.llm.calls import check_task, params_per_prompt, progress
 from assay.lora.request import LoRARequest
 from assay.scoring import ScoreText, check_kind, check_pairing, score_limits, score_texts, uses_separator
 
@@ -27,7 +28,7 @@ Please use one of the more specific methods or set the pooling_task when using `
 
 def test_tuning_keywords_are_accepted() -> None:
     check_keywords(dict.fromkeys(NO_EFFECT, 1))
-    check_keywords({"tensor_parallel_size": 1, "quantization": None, "enable_lora": False})
+    check_keywords({"tensor_parallel_size": 1, "quantization": None, "lora_dtype": "auto"})
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,6 @@ def test_tuning_keywords_are_accepted() -> None:
         ({"tensor_parallel_size": 2}, "tensor_parallel_size=2 is not supported: use 1"),
         ({"pipeline_parallel_size": 2}, "pipeline_parallel_size=2 is not supported: use 1"),
         ({"data_parallel_size": 4}, "data_parallel_size=4 is not supported: use 1"),
-        ({"enable_lora": True}, "enable_lora=True is not supported: use False"),
         ({"load_format": "dummy"}, "load_format='dummy' is not supported"),
         ({"tokenizer_mode": "mistral"}, "tokenizer_mode='mistral' is not supported"),
         ({"convert": "reward"}, "convert='reward' is not supported: use 'auto' or 'none' or 'embed' or 'classify'"),
@@ -231,15 +231,40 @@ def test_dimensions_need_a_matryoshka_model() -> None:
         params_per_prompt(PoolingParams(dimensions=9), 1, "embed", PoolerConfig(), trained)
 
 
-def test_lora_requests_are_refused() -> None:
-    check_lora_request(None, 2)
-    check_lora_request([None, None], 2)
+def test_lora_requests_are_one_per_prompt() -> None:
+    request = LoRARequest("a", 1, "/adapters/a")
+    assert lora_requests(None, 2, is_enabled=False) == [None, None]
+    assert lora_requests([None, None], 2, is_enabled=False) == [None, None]
+    assert lora_requests(request, 2, is_enabled=True) == [request, request]
+    assert lora_requests((None, request), 2, is_enabled=True) == [None, request]
     with pytest.raises(
         ValidationError, match=r"^The lengths of prompts \(2\) and lora_request \(1\) must be the same\.$"
     ):
-        check_lora_request([None], 2)
-    with pytest.raises(ValidationError, match=r"^Got lora_request LoRARequest\(lora_name='a'.* not enabled! .*merge"):
-        check_lora_request([None, LoRARequest("a", 1, "/adapters/a")], 2)
+        lora_requests([None], 2, is_enabled=True)
+    with pytest.raises(ValidationError, match=r"^Got lora_request LoRARequest\(lora_name='a'.* LoRA is not enabled!$"):
+        lora_requests([None, request], 2, is_enabled=False)
+    with pytest.raises(ValidationError, match=r"^lora_request must be a LoRARequest, got str$"):
+        lora_requests("a", 1, is_enabled=True)
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"max_lora_rank": 0}, "max_lora_rank must be a positive integer, got 0"),
+        ({"max_loras": True}, "max_loras must be a positive integer, got True"),
+        ({"max_cpu_loras": -1}, "max_cpu_loras must be a positive integer, got -1"),
+        ({"max_lora_cls_labels": 1.5}, "max_lora_cls_labels must be a positive integer, got 1.5"),
+        ({"max_loras": 3, "max_cpu_loras": 2}, r"max_cpu_loras \(2\) must be >= max_loras \(3\)"),
+    ],
+)
+def test_wrong_adapter_limits(limits: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        AdapterLimits(**limits)
+
+
+def test_adapter_limits_are_the_larger_one() -> None:
+    assert [AdapterLimits().max_loaded, AdapterLimits(max_loras=2).max_loaded] == [1, 2]
+    assert AdapterLimits(max_loras=2, max_cpu_loras=5).max_loaded == 5
 
 
 def test_lora_requests_are_equal_by_name() -> None:

@@ -170,11 +170,7 @@ def test_other_methods_on_a_classifier(llm: Any) -> None:
         ({}, [[]], "The decoder prompt cannot be empty"),
         ({"truncate_prompt_tokens": 129}, "a", "Please request a smaller truncation size."),
         ({"tokenization_kwargs": {"truncate_prompt_tokens": 0}}, "a", "The decoder prompt cannot be empty"),
-        (
-            {"lora_request": LoRARequest("x", 1, "/x")},
-            "a",
-            "but LoRA is not enabled! Adapters are not supported: merge",
-        ),
+        ({"lora_request": LoRARequest("x", 1, "/x")}, "a", "but LoRA is not enabled!"),
         ({}, [[10_000]], "Token id 10000 is out of vocabulary"),
         (
             {},

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from assay.errors import ConfigError, UnsupportedModelError
-from assay.files import ModelFiles, resolve_model, sentence_config
+from assay.files import ModelFiles, resolve_adapter, resolve_model, sentence_config
 
 COMMIT, OLD_COMMIT = "a" * 40, "b" * 40
 
@@ -113,12 +113,58 @@ def test_a_folder_without_config_is_refused(tmp_path):
         resolve_model(tmp_path)
 
 
-def test_an_adapter_is_refused_by_name(tmp_path):
-    (tmp_path / "adapter_config.json").write_text(
-        json.dumps({"base_model_name_or_path": "big/model"}), encoding="utf-8"
-    )
-    with pytest.raises(UnsupportedModelError, match="PEFT adapter for 'big/model'"):
-        resolve_model(tmp_path)
+def write_adapter(folder, **config):
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def test_an_adapter_is_no_whole_model(tmp_path):
+    adapter = write_adapter(tmp_path / "adapter", base_model_name_or_path="big/model")
+    with pytest.raises(UnsupportedModelError, match="PEFT adapter for 'big/model', not a whole model"):
+        resolve_model(adapter)
+
+
+def test_an_adapter_comes_with_its_base(tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    adapter = write_adapter(tmp_path / "adapter", base_model_name_or_path=str(base))
+    files = resolve_model(adapter, adapters=True)
+    assert (files.folder, files.adapter_folder, files.tokenizer_folder) == (base, adapter, None)
+    (adapter / "tokenizer.json").write_text("{}")
+    assert resolve_model(adapter, adapters=True).tokenizer_folder == adapter
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "must name the base model"),
+        (
+            {"base_model_name_or_path": "/no/such"},
+            "PEFT adapter for ./no/such.: .*: there is no such folder",
+        ),
+    ],
+)
+def test_an_adapter_without_its_base(tmp_path, config, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve_model(write_adapter(tmp_path / "adapter", **config), adapters=True)
+
+
+def test_an_adapter_of_an_adapter_or_inside_other_settings_is_refused(tmp_path):
+    inner = write_adapter(tmp_path / "inner", base_model_name_or_path="big/model")
+    outer = write_adapter(tmp_path / "outer", base_model_name_or_path=str(inner))
+    with pytest.raises(ConfigError, match="not a whole model"):
+        resolve_model(outer, adapters=True)
+    (inner / "modules.json").write_text("[]")
+    with pytest.raises(UnsupportedModelError, match=r"sentence-transformers' settings \(modules.json\)"):
+        resolve_model(inner, adapters=True)
+
+
+@pytest.mark.parametrize("path", ["/no/such", "./nowhere", "a/b/c"])
+def test_an_adapter_that_is_not_there(path):
+    with pytest.raises(ConfigError, match=f"^No adapter found for {path}$"):
+        resolve_adapter(path)
 
 
 def test_the_demo_is_the_packaged_backbone_and_our_head():

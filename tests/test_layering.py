@@ -28,7 +28,7 @@ RANKS = {
     "dotted_options": 1,
     "hf_config": 1,
     "inputs": 1,
-    "lora": 1,
+    "lora": 3,
     "outputs": 1,
     "params": 1,
     "special_layout": 1,

@@ -14,7 +14,7 @@ from assay.errors import ConfigError, MissingExtra
 from assay.server import launch
 from assay.server.command_line import parse
 from assay.server.flags import ENGINE_OPTIONS, parser
-from assay.server.settings import ModelSpec, ServerSettings
+from assay.server.settings import AdapterSpec, ModelSpec, ServerSettings
 from assay.server.tracing import Tracing
 
 
@@ -99,6 +99,15 @@ def test_server_options_end_up_in_their_places(monkeypatch: pytest.MonkeyPatch) 
     assert (made.drain_timeout_s, made.log_format, made.compute_niceness) == (2.5, "json", 7)
 
 
+def test_adapters() -> None:
+    made = settings("m", "--lora-modules", "a=/x", '{"name": "b", "path": "/y=z", "base_model_name": "m"}')
+    assert made.adapters == (
+        AdapterSpec(name="a", path="/x"),
+        AdapterSpec(name="b", path="/y=z", base_model_name="m"),
+    )
+    assert not made.changes_adapters
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -111,7 +120,9 @@ def test_server_options_end_up_in_their_places(monkeypatch: pytest.MonkeyPatch) 
         (["m", "--overload-status", "500"], "overload_status must be one of"),
         (["m", "--request-timeout-ms", "0"], "default_timeout_ms must be a positive integer"),
         (["m", "--drain-timeout-s", "-1"], "drain_timeout_s must not be negative"),
-        (["m", "--lora-modules", "a=/x", "b=/y"], "--lora-modules a=/x b=/y is not supported: merge each adapter"),
+        (["m", "--lora-modules", "a=/x", "b"], r"--lora-modules takes NAME=PATH or .*, got 'b'"),
+        (["m", "--lora-modules", '{"name": "a", "path": "/x", "rank": 4}'], "--lora-modules .*: unknown keys rank"),
+        (["m", "--lora-modules", "m=/x"], "two models are served under the name 'm'"),
         (["m", "--compute-niceness", "20"], "compute_niceness must be between 0 and 19"),
     ],
 )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from assay.errors import ConfigError, MissingExtra, UnsupportedModelError
 from assay.hf_config import read_json
 
+ADAPTER_CONFIG = "adapter_config.json"
 DEMO_NAME = "demo"
 DEMO_FOLDER = Path(__file__).parent / "demo_model"
 
@@ -29,6 +30,7 @@ class ModelFiles:
 
     head_folder holds a classification head kept apart from the backbone (the demo); is_partial: config and tokenizer
     files only, the weights were not asked for. tokenizer_folder: where the tokenizer lies, if not in `folder`.
+    adapter_folder: a PEFT adapter of the model in `folder`.
     """
 
     name: str
@@ -36,6 +38,7 @@ class ModelFiles:
     head_folder: Path | None = None
     is_partial: bool = False
     tokenizer_folder: Path | None = None
+    adapter_folder: Path | None = None
 
     def weight_files(self, folder: Path | None = None) -> list[Path]:
         """The checkpoint of `folder` (the model's own by default); raises ConfigError.
@@ -65,10 +68,12 @@ def resolve_model(
     token: str | bool | None = None,
     offline: bool | None = None,
     weights: bool = True,
+    adapters: bool = False,
 ) -> ModelFiles:
     """Find or download `model`. offline None follows HF_HUB_OFFLINE; raises ConfigError or UnsupportedModelError.
 
     weights False leaves the weights of a Hub model where they are, for callers that only read its configuration.
+    adapters: whether `model` may be a PEFT adapter, whose base model is then found or downloaded too.
     """
     name = os.fspath(model)
     if name == DEMO_NAME:
@@ -79,24 +84,47 @@ def resolve_model(
         raise ConfigError(f"model={name!r}: there is no such folder")
     else:
         files = ModelFiles(name, _download(name, revision, token, offline, weights), is_partial=not weights)
-    _refuse_adapter(files)
+    if (files.folder / ADAPTER_CONFIG).is_file():
+        return _with_base(files, token, offline, adapters)
     if not (files.folder / "config.json").is_file():
         raise ConfigError(f"model={name!r}: {files.folder} has no config.json")
     return files
+
+
+def resolve_adapter(
+    path: str | os.PathLike[str], *, token: str | bool | None = None, offline: bool | None = None
+) -> Path:
+    """The folder of a PEFT adapter, downloaded where it is a Hub id; raises ConfigError."""
+    name = os.fspath(path)
+    if (local := Path(name).expanduser()).is_dir():
+        return local
+    if _looks_like_path(name):
+        raise ConfigError(f"No adapter found for {name}")
+    return _download(name, None, token, offline, True, what=f"lora_path={name!r}")
 
 
 def _looks_like_path(name: str) -> bool:
     return name == "" or name.startswith((".", "~", os.sep)) or name.count("/") > 1 or Path(name).exists()
 
 
-def _refuse_adapter(files: ModelFiles) -> None:
-    adapter = files.folder / "adapter_config.json"
-    if not adapter.is_file():
-        return
-    base = read_json(adapter).get("base_model_name_or_path")
-    raise UnsupportedModelError(
-        f"model={files.name!r} is a PEFT adapter for {base!r}, not a whole model: merge it into its base model first"
-    )
+def _with_base(adapter: ModelFiles, token: str | bool | None, offline: bool | None, is_wanted: bool) -> ModelFiles:
+    """The files of the model an adapter says it is of."""
+    config = read_json(adapter.folder / ADAPTER_CONFIG)
+    base = config.get("base_model_name_or_path")
+    what = f"model={adapter.name!r} is a PEFT adapter for {base!r}"
+    if not is_wanted:
+        raise UnsupportedModelError(f"{what}, not a whole model: name that one here")
+    for name in ("modules.json", "config_sentence_transformers.json"):
+        if (adapter.folder / name).is_file():
+            raise UnsupportedModelError(f"{what} with sentence-transformers' settings ({name}): merge it first")
+    if not isinstance(base, str) or not base:
+        raise ConfigError(f"{what}: its adapter_config.json must name the base model")
+    try:
+        files = resolve_model(base, revision=config.get("revision"), token=token, offline=offline)
+    except (ConfigError, UnsupportedModelError) as err:
+        raise ConfigError(f"{what}: {err}") from err
+    own = adapter.folder if (adapter.folder / "tokenizer.json").is_file() else files.tokenizer_folder
+    return replace(files, name=adapter.name, adapter_folder=adapter.folder, tokenizer_folder=own)
 
 
 def _shards(index: Path) -> list[Path]:
@@ -126,7 +154,14 @@ def _is_offline(offline: bool | None) -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
 
 
-def _download(name: str, revision: str | None, token: str | bool | None, offline: bool | None, weights: bool) -> Path:
+def _download(
+    name: str,
+    revision: str | None,
+    token: str | bool | None,
+    offline: bool | None,
+    weights: bool,
+    what: str | None = None,
+) -> Path:
     """A snapshot folder with the text files and, where wanted, one kind of weights."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -139,7 +174,7 @@ def _download(name: str, revision: str | None, token: str | bool | None, offline
     )
 
     local_only = _is_offline(offline)
-    what = f"model={name!r}" + (f", revision={revision!r}" if revision else "")
+    what = what or f"model={name!r}" + (f", revision={revision!r}" if revision else "")
 
     def fetch(patterns: list[str]) -> Path:
         return Path(

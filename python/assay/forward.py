@@ -33,6 +33,11 @@ class Runnable(Protocol):
         """What `pack` adds to every position."""
         ...
 
+    @property
+    def number(self) -> int:
+        """Of this model alone in this process."""
+        ...
+
     def run(
         self, batch: RaggedBatch, use_activation: list[bool], dimensions: list[int | None] | None = None
     ) -> list[Tensor]:
@@ -58,26 +63,43 @@ class Sink(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One sequence on its way through the model; `index` is its place among the sink's."""
+    """One sequence on its way through the model; `index` is its place among the sink's.
+
+    model: an adapted one, to run instead of the engine's.
+    """
 
     sequence: Sequence
     use_activation: bool
     dimensions: int | None
     sink: Sink
     index: int = 0
+    model: Runnable | None = None
 
     def key(self) -> Hashable:
         """Equal for requests that have the same result: bit for bit, whatever batch they run in."""
         ids, types = self.sequence.input_ids, self.sequence.token_type_ids
-        return array("i", ids).tobytes(), types and bytes(types), self.use_activation, self.dimensions
+        number = 0 if self.model is None else self.model.number
+        return array("i", ids).tobytes(), types and bytes(types), self.use_activation, self.dimensions, number
 
 
 def run_batch(model: Runnable, requests: list[Request]) -> list[Outcome]:
-    """The outcome of every request; equal requests are computed once.
+    """The outcome of every request; equal requests are computed once, those of one adapted model together.
 
     A batch that fails is tried one by one, so no input can fail another; one that runs out of memory is not. Raises
     DeviceFaultError only.
     """
+    places_of: dict[Runnable, list[int]] = {}
+    for place, request in enumerate(requests):
+        places_of.setdefault(request.model or model, []).append(place)
+    if len(places_of) == 1:
+        return _run_distinct(next(iter(places_of)), requests)
+    outcomes: dict[int, Outcome] = {}
+    for adapted, places in places_of.items():
+        outcomes.update(zip(places, _run_distinct(adapted, [requests[place] for place in places]), strict=True))
+    return [outcomes[place] for place in range(len(requests))]
+
+
+def _run_distinct(model: Runnable, requests: list[Request]) -> list[Outcome]:
     if len(requests) == 1:
         return _run(model, requests)
     try:

@@ -49,14 +49,15 @@ class HFConfig:
         path = folder / "config.json"
         if not path.is_file():
             raise ConfigError(f"{folder} has no config.json: it is not a model folder")
-        config = cls(read_json(path))
-        if overrides is None:
-            return config
+        return cls(read_json(path)).overridden(overrides)
+
+    def overridden(self, overrides: Overrides | None) -> HFConfig:
+        """This config with keys changed (a dict), or what a callable makes of it."""
         if callable(overrides):
-            changed = overrides(config)
-            return config if changed is None else changed
-        config.update(overrides)
-        return config
+            changed = overrides(self)
+            return self if changed is None else changed
+        self.update(overrides or {})
+        return self
 
     def update(self, values: dict[str, Any]) -> None:
         """Overwrite keys, as `hf_overrides` does."""

@@ -40,6 +40,11 @@ def in_dtype(tensor: Tensor, arithmetic: str) -> Tensor:
     return tensor.to(storage_dtype(arithmetic)).contiguous()
 
 
+def tensors_of(name: str, *, has_bias: bool) -> list[str]:
+    """Names of a linear layer's or a norm's tensors."""
+    return [f"{name}.{kind}" for kind in (("weight", "bias") if has_bias else ("weight",))]
+
+
 @dataclass(frozen=True, slots=True)
 class Linear:
     """hidden_states [num_rows, in_features] -> activation(hidden_states @ weight.T + bias) [num_rows, out_features]."""
@@ -60,11 +65,13 @@ class Linear:
         cls, weights: WeightMap, name: str, shape: tuple[int, int], arithmetic: str, *, has_bias: bool = True
     ) -> Linear:
         """Take `name`.weight [out_features, in_features] and `name`.bias."""
-        weight = weights.take(f"{name}.weight", shape)
-        bias = weights.take(f"{name}.bias", shape[:1]) if has_bias else None
-        return cls.pack(
-            in_dtype(weight, arithmetic), None if bias is None else float32(bias), arithmetic, weights.device
-        )
+
+        def packed() -> Linear:
+            weight = weights.take(f"{name}.weight", shape)
+            bias = float32(weights.take(f"{name}.bias", shape[:1])) if has_bias else None
+            return cls.pack(in_dtype(weight, arithmetic), bias, arithmetic, weights.device)
+
+        return weights.part(tensors_of(name, has_bias=has_bias), packed)
 
     def __call__(
         self,

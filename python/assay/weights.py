@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from assay.checkpoint_files import dtype_name, open_checkpoint
 from assay.device import CPU
 from assay.errors import WeightsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     import torch
@@ -25,6 +25,11 @@ _SHOWN = 12
 """Names an error message spells out."""
 _MOST_MAPPED = 8 << 20
 """Bytes of tensors taken before their pages are given back: what loading adds to the memory of the model."""
+
+
+Part = TypeVar("Part")
+Parts: TypeAlias = "dict[tuple[str, ...], Any]"
+"""What a model made of its tensors, by their names."""
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -48,8 +53,12 @@ class WeightMap:
     shape and dtype only (see `open_checkpoint`).
     """
 
-    def __init__(self, paths: Sequence[Path], device: Device = CPU, *, has_numbers: bool = True) -> None:
+    def __init__(
+        self, paths: Sequence[Path], device: Device = CPU, *, has_numbers: bool = True, parts: Parts | None = None
+    ) -> None:
+        """parts: where to keep what `part` makes, for adapters of the model that leave it alone."""
         self.device = device
+        self._parts = parts
         self.has_numbers = has_numbers
         self.source = ", ".join(path.name for path in paths)
         self._files = [open_checkpoint(path, has_numbers=has_numbers) for path in paths]
@@ -82,8 +91,11 @@ class WeightMap:
     def dtype(self, name: str) -> str:
         """The dtype of a tensor as stored ("float32", "bfloat16", ...), without taking it."""
         self.require([name])
-        handle, stored = self._tensors[name]
-        return dtype_name(handle.get_slice(stored).get_dtype())
+        return self._dtype_in(*self._tensors[name])
+
+    @staticmethod
+    def _dtype_in(file: CheckpointFile, stored: str) -> str:
+        return dtype_name(file.get_slice(stored).get_dtype())
 
     def num_numbers(self, name: str) -> int:
         """How many numbers a tensor has, without taking it."""
@@ -159,6 +171,13 @@ class WeightMap:
             raise WeightsError(f"{self.source}: {name} has dtype {taken.dtype}; only float checkpoints are supported")
         self._used.add(name)
         return self._placed(taken)
+
+    def part(self, tensors: Sequence[str], make: Callable[[], Part]) -> Part:
+        """make(), which takes these tensors and no others."""
+        made = make()
+        if self._parts is not None:
+            self._parts[tuple(tensors)] = made
+        return made
 
     def _placed(self, tensor: Tensor) -> Tensor:
         """On the device; a copy there, even where its memory is the CPU's: what lies in a file is not aligned."""

@@ -129,12 +129,20 @@ class Engine:
             del ticket  # as in `Ticket.in_order`
 
     def submit(
-        self, sequence: Sequence, *, use_activation: bool = True, dimensions: int | None = None
+        self,
+        sequence: Sequence,
+        *,
+        use_activation: bool = True,
+        dimensions: int | None = None,
+        model: Runnable | None = None,
     ) -> Future[Tensor]:
-        """Queue one sequence. The future gives its tensor, NonFiniteError or EngineDeadError; it can be cancelled."""
+        """Queue one sequence, for an adapted model where one is given.
+
+        The future gives its tensor, NonFiniteError or EngineDeadError; it can be cancelled.
+        """
         sink = _Single()
         worker = self._parts.worker
-        worker.submit([Request(sequence, use_activation, dimensions, sink)], worker.new_lane())
+        worker.submit([Request(sequence, use_activation, dimensions, sink, model=model)], worker.new_lane())
         return sink.future
 
     def stats(self) -> EngineStats:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from assay.errors import NonFiniteError
+    from assay.forward import Runnable
     from assay.rendering import Renderable
     from assay.tokenize_options import TokenizeOptions
 
@@ -30,6 +31,7 @@ class Job:
 
     priority: lower runs first, under the policy "priority". deadline: a time.monotonic() value after which what
     remains is dropped. cache_salt: of all prompts, or of each; cached results are shared with the same salt only.
+    models: adapted models, of each prompt, to run instead of the engine's.
     """
 
     prompts: list[Renderable]
@@ -40,6 +42,7 @@ class Job:
     priority: int = 0
     deadline: float | None = None
     cache_salt: str | list[str | None] | None = None
+    models: list[Runnable | None] | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)

@@ -216,7 +216,14 @@ class Ticket:
         prompts = job.prompts[start:stop]
         sequences = self._parts.renderer.render(prompts, job.options, first_ones, start, self._first_texts)
         requests = [
-            Request(sequence, job.use_activation[index], job.dimensions[index] if job.dimensions else None, self, index)
+            Request(
+                sequence,
+                job.use_activation[index],
+                job.dimensions[index] if job.dimensions else None,
+                self,
+                index,
+                job.models[index] if job.models else None,
+            )
             for index, sequence in enumerate(sequences, start)
         ]
         num_tokens = sum([len(sequence.input_ids) for sequence in sequences])

@@ -34,8 +34,7 @@ NO_EFFECT: Final = frozenset(
     "prefix_caching_hash_algo attention_backend cuda_graph_sizes performance_mode optimization_level "
     # nothing here is random, and nothing is sampled
     "seed generation_config override_generation_config max_logprobs logprobs_mode "
-    # adapters are refused by enable_lora; their limits alone mean nothing
-    "max_lora_rank max_loras max_cpu_loras max_lora_cls_labels lora_dtype fully_sharded_loras "
+    "lora_dtype fully_sharded_loras "
     # media: text models take none, and say so per prompt
     "allowed_local_media_path allowed_media_domains mm_processor_kwargs limit_mm_per_prompt "
     "media_io_kwargs mm_processor_cache_gb interleave_mm_strings skip_mm_profiling "
@@ -54,7 +53,6 @@ _ONLY: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
     "pipeline_parallel_size": ((1,), "one process uses one device; run several processes for several"),
     "data_parallel_size": ((1,), "one process uses one device; run several processes for several"),
     "enable_expert_parallel": ((False,), "one process uses one device"),
-    "enable_lora": ((False, None), "LoRA adapters are not supported: merge the adapter into its base model"),
     "enable_prompt_embeds": ((False,), "pass text or token ids"),
     "load_format": (("auto", "safetensors", "pt", "hf"), "random or foreign weights are never loaded"),
     "config_format": (("auto", "hf"), ""),

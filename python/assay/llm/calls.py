@@ -92,20 +92,6 @@ def _check_dimensions(dimensions: Any, hf_config: HFConfig) -> None:
         raise ValidationError(f"dimensions must be a positive integer, got {dimensions!r}")
 
 
-def check_lora_request(lora_request: Any, count: int) -> None:
-    """Raise ValidationError for any adapter: none can be loaded."""
-    is_list = isinstance(lora_request, list | tuple)
-    requests = lora_request if is_list else [lora_request]
-    if is_list and len(requests) != count:
-        raise ValidationError(f"The lengths of prompts ({count}) and lora_request ({len(requests)}) must be the same.")
-    for request in requests:
-        if request is not None:
-            raise ValidationError(
-                f"Got lora_request {request} but LoRA is not enabled! Adapters are not supported: merge them into "
-                f"their base model"
-            )
-
-
 @contextmanager
 def progress(use_tqdm: bool | Callable[..., Any], total: int) -> Iterator[Callable[[], object] | None]:
     """A bar named "Processed prompts"; yields its update function, or None where nothing is to be shown.

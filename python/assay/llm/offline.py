@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from assay import ops
@@ -14,6 +14,7 @@ from assay.device_choice import choose_device
 from assay.engine import Engine
 from assay.errors import ConfigError, ValidationError
 from assay.llm import startup
+from assay.llm.adapters import DEFAULT_MAX_RANK, AdapterLimits, Adapters
 from assay.llm.arguments import (
     check_keywords,
     dtype_name,
@@ -24,14 +25,18 @@ from assay.llm.arguments import (
 from assay.llm.prompts import Prompts
 from assay.llm.quantized import guard
 from assay.llm.session import CallOptions, Params, PoolingResults, ScoreOptions, Session, UseTqdm
-from assay.outputs import ClassificationRequestOutput, EmbeddingRequestOutput, ScoringRequestOutput
+from assay.outputs import EmbeddingRequestOutput
 from assay.tokenize_options import with_special_tokens
 
 if TYPE_CHECKING:
     import os
 
     from assay.config import PoolerConfig
+    from assay.lora.request import LoRARequest
+    from assay.models.pooling_model import PoolingModel
+    from assay.outputs import ClassificationRequestOutput, ScoringRequestOutput
     from assay.params import PoolingParams
+    from assay.rendering import Renderer
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +68,10 @@ class LLM:
     device "cpu", "cuda", "cuda:N" or "auto", the first GPU that can be used, else the CPU (docs/gpu.md). On a GPU
     gpu_memory_utilization is the share of its memory the model may take at most, and enforce_eager=True does without
     CUDA graphs; dtype may also be "float16" there.
+
+    enable_lora: calls may name a PEFT adapter as lora_request, which runs merged into the model's weights
+    (docs/lora.md). max_lora_rank: of its matrices; max_loras and max_cpu_loras: how many stay loaded, the larger of the
+    two; max_lora_cls_labels: rows an adapter's own classifier may have, None for as many as the model's.
 
     Ours: score_template (what `score` renders pairs with where the call names none; without it the template of the
     recipe that fits the model, if one does), num_threads (kernel threads of the process), max_batch_tokens and
@@ -111,6 +120,11 @@ class LLM:
         gpu_memory_utilization: float | None = None,
         self_check: bool = True,
         non_finite: str = "raise",
+        enable_lora: bool = False,
+        max_lora_rank: int = DEFAULT_MAX_RANK,
+        max_loras: int = 1,
+        max_cpu_loras: int | None = None,
+        max_lora_cls_labels: int | None = None,
         **kwargs: Any,
     ) -> None:
         named = {"runner": runner, "convert": convert, "tokenizer_mode": tokenizer_mode, "quantization": quantization}
@@ -123,6 +137,9 @@ class LLM:
         pooler = pooler_config_from(pooler_config if pooler_config is not None else override_pooler_config)
         if quantization_data is not None and quantization is None:
             raise ConfigError("quantization_data is read for quantization='int8' only")
+        if enable_lora and quantization is not None:
+            raise ConfigError(f"enable_lora=True and quantization={quantization!r} do not go together: leave one out")
+        limits = AdapterLimits(max_lora_rank, max_loras, max_cpu_loras, max_lora_cls_labels)
         chosen = choose_device("cpu" if quantization is not None and device in (None, "auto") else device)
         placement = placement_from(chosen, enforce_eager, gpu_memory_utilization, quantization)
         config = engine_config_from(
@@ -154,6 +171,7 @@ class LLM:
             max_model_len=max_model_len,
             model_impl=model_impl,
             placement=placement,
+            enable_lora=bool(enable_lora),
         )
         loaded = load(quantization=quantization)
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
@@ -177,19 +195,35 @@ class LLM:
             prompts,
             raises_non_finite=non_finite == "raise",
         )
+        if loaded.parts is not None:
+            make = functools.partial(
+                startup.load_adapter,
+                loaded=loaded,
+                limits=limits,
+                token=hf_token,
+                offline=offline,
+                check=self._check_of(renderer, loaded) if self_check else None,
+            )
+            self._session.adapters = Adapters(make, limits.max_loaded)
         self.quantization = None
         try:
             if quantization is not None:
                 load_exact = functools.partial(load, dtype="bfloat16", skip_tokenizer_init=True)
                 self.quantization = guard(loaded, self._session, quantization_data, load_exact)
             if self_check:
-                startup.self_check(renderer, self._engine.submit, loaded.max_model_len, loaded.model.vocab_size)
+                self._check_of(renderer, loaded)(None)
         except BaseException:
             self._engine.close()
             raise
         self.llm_engine = loaded.view(config)
         self.summary = loaded.describe() + ("" if self.quantization is None else f"; {self.quantization}")
         logger.info("%s", self.summary)
+
+    def _check_of(self, renderer: Renderer, loaded: startup.Loaded) -> Callable[[PoolingModel | None], None]:
+        """The self-check, of an adapted model or of the model itself."""
+        # The engine's alone: the LLM must be freed, and its threads stop, when the last caller lets it go.
+        submit, length, vocab_size = self._engine.submit, loaded.max_model_len, loaded.model.vocab_size
+        return lambda model: startup.self_check(renderer, functools.partial(submit, model=model), length, vocab_size)
 
     @classmethod
     def from_engine_args(cls, engine_args: Any) -> LLM:
@@ -198,6 +232,15 @@ class LLM:
         return cls(**fields)
 
     # ---- what the model is -----------------------------------------------------------------------------------------
+
+    def load_adapter(self, request: LoRARequest) -> Session:
+        """What `session` is for the model with an adapter (ours); it stays loaded as long as the session is kept.
+
+        Raises ConfigError or WeightsError, and ValidationError where LoRA is not enabled.
+        """
+        if self._session.adapters is None:
+            raise ValidationError(f"Got lora_request {request} but LoRA is not enabled!")
+        return self._session.adapted(self._session.adapters.load(request))
 
     @property
     def session(self) -> Session:
@@ -214,11 +257,10 @@ class LLM:
         """The one active task."""
         return str(self._model.task)
 
-    @functools.cached_property
+    @property
     def labels(self) -> list[str]:
         """Label names in the order of a result's entries (ours)."""
-        id2label = self._model.id2label
-        return [id2label.get(index, f"LABEL_{index}") for index in range(self._model.num_labels)]
+        return self._model.labels
 
     def get_tokenizer(self) -> Any:
         """The transformers tokenizer: a copy, whose settings the caller may change without effect on this LLM."""
@@ -264,8 +306,7 @@ class LLM:
         chat = ChatOptions(template, add_generation_prompt, continue_final_message, chat_template_kwargs)
         kwargs = with_special_tokens(tokenization_kwargs, add_special_tokens)
         call = CallOptions(use_tqdm, lora_request, kwargs, truncate_prompt_tokens, chat)
-        results = self._session.encode("classify", prompts, pooling_params, call)
-        return [ClassificationRequestOutput.from_base(result, self.labels) for result in results]
+        return self._session.classify(prompts, pooling_params, call)
 
     def encode(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import itertools
@@ -15,16 +16,25 @@ from assay.chat import ChatOptions, conversations
 from assay.engine import Engine, Job, Result
 from assay.errors import NonFiniteError, ValidationError
 from assay.inputs import cache_salts, plain_prompts
-from assay.llm.calls import check_lora_request, check_task, params_per_prompt, progress
+from assay.llm.adapters import lora_requests
+from assay.llm.calls import check_task, params_per_prompt, progress
 from assay.llm.pairs import compared, limited_texts, pair_prompts
-from assay.outputs import PoolingOutput, PoolingRequestOutput, RequestError, ScoringRequestOutput
+from assay.outputs import (
+    ClassificationRequestOutput,
+    PoolingOutput,
+    PoolingRequestOutput,
+    RequestError,
+    ScoringRequestOutput,
+)
 from assay.params import PoolingParams
 from assay.steps import step_selection
 from assay.tokenize_options import tokenize_options
 
 if TYPE_CHECKING:
     from assay.config import PoolerConfig
+    from assay.llm.adapters import Adapters
     from assay.llm.prompts import Prompts
+    from assay.lora.request import LoRARequest
     from assay.models.pooling_model import PoolingModel
     from assay.rendering import Renderable, Renderer
     from assay.templated import ScoreTemplate
@@ -72,7 +82,10 @@ class CallOptions:
 
 
 class Session:
-    """Shared by any number of caller threads. raises_non_finite: a NaN or Inf raises, or is an output's error."""
+    """Shared by any number of caller threads. raises_non_finite: a NaN or Inf raises, or is an output's error.
+
+    adapters: what a call's lora_request names; None where LoRA is not enabled.
+    """
 
     def __init__(
         self,
@@ -84,8 +97,10 @@ class Session:
         prompts: Prompts,
         *,
         raises_non_finite: bool,
+        adapters: Adapters | None = None,
     ) -> None:
         self.model = model
+        self.adapters = adapters
         self.renderer = renderer
         self.engine = engine
         self.pooler_config = pooler_config
@@ -93,6 +108,23 @@ class Session:
         self.prompts = prompts
         self._raises_non_finite = raises_non_finite
         self._ids = itertools.count()
+        self._is_adapted = False
+
+    def adapted(self, model: PoolingModel) -> Session:
+        """The same for an adapted model alone: every call runs it."""
+        session = copy.copy(self)
+        session.model, session.adapters, session._is_adapted = model, None, True
+        return session
+
+    def classify(self, prompts: Any, pooling_params: Params, call: CallOptions) -> list[ClassificationRequestOutput]:
+        """The results of one call of classify, with the labels of the model that gave each."""
+        prepared = self.prepare_encode("classify", prompts, pooling_params, call)
+        results = self._run(prepared, call.use_tqdm)
+        models = self._models_of(prepared.job)
+        return [
+            ClassificationRequestOutput.from_base(result, model.labels)
+            for result, model in zip(results, models, strict=True)
+        ]
 
     def encode(self, task: str | None, prompts: Any, pooling_params: Params, call: CallOptions) -> PoolingResults:
         """The results of one call of classify, embed, encode or reward, in the order of the prompts."""
@@ -117,30 +149,29 @@ class Session:
             salts = cache_salts(prompts)
         else:
             plain = [self.prompts.chat_text(messages, call.chat) for messages in chats]
-        check_lora_request(call.lora_request, len(plain))
+        requests = self._lora_requests(call.lora_request, len(plain))
         params = params_per_prompt(pooling_params, len(plain), task, self.pooler_config, self.model.hf_config)
         options = self._tokenize_options(call, has_special_tokens=chats is not None)
+        job = self._job(plain, params, options, requests)
         if task == "token_classify" and self.pooler_config.tok_pooling_type == "STEP":
-            prepared = self._stepped(plain, params, options)
+            prepared = self._stepped(job, params)
         else:
-            prepared = Prepared(self._job(plain, params, options), finish=list)
+            prepared = Prepared(job, finish=list)
         prepared.job.cache_salt = salts
         return prepared
 
-    def _stepped(
-        self, prompts: list[Renderable], params: list[PoolingParams], options: TokenizeOptions
-    ) -> Prepared[PoolingRequestOutput[PoolingOutput]]:
+    def _stepped(self, job: Job, params: list[PoolingParams]) -> Prepared[PoolingRequestOutput[PoolingOutput]]:
         """Every token is computed, without activation where it is to be over some labels only; then steps are read."""
-        select = functools.partial(
-            step_selection,
-            num_labels=self.model.num_labels,
-            hf_config=self.model.hf_config,
-            pooler_config=self.pooler_config,
-        )
+        select = functools.partial(step_selection, hf_config=self.model.hf_config, pooler_config=self.pooler_config)
         selections = [
-            select(each.step_tag_id, each.returned_token_ids, each.use_activation is not False) for each in params
+            select(
+                each.step_tag_id,
+                each.returned_token_ids,
+                each.use_activation is not False,
+                num_labels=model.num_labels,
+            )
+            for each, model in zip(params, self._models_of(job), strict=True)
         ]
-        job = self._job(prompts, params, options)
         job.use_activation = [
             flag and selection.label_ids is None for flag, selection in zip(job.use_activation, selections, strict=True)
         ]
@@ -157,11 +188,12 @@ class Session:
         self, data_1: Any, data_2: Any, pooling_params: PoolingParams | None, call: CallOptions
     ) -> Prepared[ScoringRequestOutput]:
         """Check a call of score; its job has one prompt per pair, or one per text where embeddings are compared."""
-        kind = scoring.check_kind(self.model.task, self.model.num_labels)
+        is_adapted = self.adapters is not None and call.lora_request is not None
+        kind = scoring.check_kind(self.model.task, 1 if is_adapted else self.model.num_labels)
         queries = scoring.score_texts(data_1, self.model.architecture)
         docs = scoring.score_texts(data_2, self.model.architecture)
         scoring.check_pairing(len(queries), len(docs))
-        check_lora_request(call.lora_request, len(docs))
+        requests = self._lora_requests(call.lora_request, len(docs))
         params = self._score_params(pooling_params)
         limits = scoring.score_limits(params.extra_kwargs, self.max_model_len)
         options = self._tokenize_options(call)
@@ -170,13 +202,17 @@ class Session:
             template = self._score_template(params, call.scoring)
             pairs = pair_prompts(queries, docs, limits, template, tokenizer, uses_separator=self._uses_separator)
             options = dataclasses.replace(options, only_second=limits.doc > 0)
-            job = self._job(pairs, [params] * len(pairs), options)
+            job = self._job(pairs, [params] * len(pairs), options, requests)
+            for model in set(self._models_of(job)):
+                scoring.check_kind(model.task, model.num_labels)
             return Prepared(job, lambda results: [ScoringRequestOutput.from_base(result) for result in results])
         texts: list[Renderable] = [
             *limited_texts(queries, limits.query, tokenizer),
             *limited_texts(docs, limits.doc, tokenizer),
         ]
-        job = self._job(texts, [params] * len(texts), options)
+        if len({request and (request.lora_name, request.lora_path) for request in requests}) > 1:
+            raise ValidationError("embeddings of different adapters cannot be compared: name one lora_request")
+        job = self._job(texts, [params] * len(texts), options, requests[:1] * len(texts))
         pad = None if tokenizer is None else tokenizer.pad_token_id
         return Prepared(job, lambda results: compared(results[: len(queries)], results[len(queries) :], kind, pad))
 
@@ -207,8 +243,24 @@ class Session:
     def _uses_separator(self) -> bool:
         return scoring.uses_separator(self.model.hf_config)
 
-    @staticmethod
-    def _job(prompts: list[Renderable], params: list[PoolingParams], options: TokenizeOptions) -> Job:
+    def _lora_requests(self, lora_request: Any, count: int) -> list[LoRARequest | None]:
+        return lora_requests(lora_request, count, is_enabled=self.adapters is not None)
+
+    def _models_of(self, job: Job) -> list[PoolingModel]:
+        """What runs each prompt of a job."""
+        adapted: list[Any] = job.models or [None] * len(job)
+        return [model or self.model for model in adapted]
+
+    def _job(
+        self,
+        prompts: list[Renderable],
+        params: list[PoolingParams],
+        options: TokenizeOptions,
+        requests: list[LoRARequest | None],
+    ) -> Job:
+        models: list[Any] | None = [self.model] * len(prompts) if self._is_adapted else None
+        if self.adapters is not None:
+            models = self.adapters.models(requests)
         first_ones = [(each.extra_kwargs or {}).get("compressed_token_type_ids") for each in params]
         return Job(
             prompts,
@@ -216,6 +268,7 @@ class Session:
             use_activation=[each.use_activation is not False for each in params],
             dimensions=[each.dimensions for each in params],
             first_ones=first_ones if any(value is not None for value in first_ones) else None,
+            models=models,
         )
 
     def _run(self, prepared: Prepared[Output], use_tqdm: UseTqdm) -> list[Output]:

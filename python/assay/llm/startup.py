@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable
@@ -15,10 +16,12 @@ from assay.batch import Sequence
 from assay.convert import asks_for_rows
 from assay.device import ON_CPU
 from assay.errors import ConfigError, NonFiniteError, SelfCheckError, ValidationError
-from assay.files import resolve_model
+from assay.files import resolve_adapter, resolve_model
 from assay.hf_config import HFConfig
 from assay.llm.view import EngineView, ModelView, VllmView
+from assay.lora.adapter import Adapter
 from assay.models import load_model
+from assay.models.adapted import Adaptation, as_trained
 from assay.models.sentence_transformer import default_prompt
 from assay.rendering import Renderer
 from assay.tokenize_options import TokenizeOptions
@@ -32,8 +35,11 @@ if TYPE_CHECKING:
     from assay.config import EngineConfig, PoolerConfig
     from assay.device import Placement
     from assay.files import ModelFiles
+    from assay.llm.adapters import AdapterLimits
+    from assay.lora.request import LoRARequest
     from assay.models import PoolingModel
     from assay.recipes import Match
+    from assay.weights import Parts
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +52,8 @@ _ALLOW_LONG: Final = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 class Loaded:
     """A model with everything around it that its files decide.
 
-    match: the recipe that fits it. weight_files: what its weights were read from.
+    match: the recipe that fits it. weight_files: what its weights were read from. parts: what adapters may share of it,
+    None where it takes none. adapt: makes the model as an `Adaptation` of it.
     """
 
     name: str
@@ -55,6 +62,8 @@ class Loaded:
     max_model_len: int
     match: Match | None = None
     weight_files: tuple[Path, ...] = ()
+    parts: Parts | None = None
+    adapt: Callable[[Adaptation], PoolingModel] | None = None
 
     @property
     def is_converted(self) -> bool:
@@ -117,20 +126,29 @@ def load(
     model_impl: str,
     quantization: str | None = None,
     placement: Placement = ON_CPU,
+    enable_lora: bool = False,
 ) -> Loaded:
     """Find, check and load a model and its tokenizer. Raises ConfigError, UnsupportedModelError or WeightsError."""
     if max_model_len is not None and (type(max_model_len) is not int or max_model_len < 1):
         raise ConfigError(f"max_model_len must be a positive integer, got {max_model_len!r}")
-    files = resolve_model(name, revision=revision, token=token, offline=offline)
+    files = resolve_model(name, revision=revision, token=token, offline=offline, adapters=True)
     if tokenizer is not None and Path(tokenizer).is_dir():
         files = replace(files, tokenizer_folder=Path(tokenizer))
-    hf_config = HFConfig.from_folder(files.folder, hf_overrides)
+    hf_config, adaptation = HFConfig.from_folder(files.folder), None
+    if files.adapter_folder is not None:
+        if enable_lora:
+            raise ConfigError(f"model={files.name!r} is an adapter itself: with enable_lora=True name its base model")
+        adaptation = Adaptation(Adapter.read(files.name, files.adapter_folder))
+        hf_config = as_trained(hf_config, adaptation.adapter)
+    hf_config = hf_config.overridden(hf_overrides)
     adapted = adapt(files, hf_config, pooler_config, runner=runner, convert=convert)
     hf_config = adapted.hf_config
     _check_head_dtype(hf_config.get("head_dtype"))
     if config.num_threads is not None:
         ops.set_num_threads(config.num_threads)
-    model = load_model(
+    parts: Parts | None = {} if enable_lora else None
+    make_model = functools.partial(
+        load_model,
         files,
         hf_config,
         dtype=dtype,
@@ -141,7 +159,9 @@ def load(
         model_impl=model_impl,
         quantization=quantization,
         placement=placement,
+        parts=parts,
     )
+    model = make_model(adaptation=adaptation)
     _check_convert(convert, model)
     if model.task == "embed":
         _warn_of_prompt(os.fspath(name), files)
@@ -150,16 +170,54 @@ def load(
         text_tokenizer = Tokenizer.from_files(files, model.hf_config, tokenizer, tokenizer_revision, token)
     ops.release_free_memory()  # what was needed to lay out the weights and to read the tokenizer
     length = _max_model_len(max_model_len, model)
-    return Loaded(os.fspath(name), model, text_tokenizer, length, adapted.match, _weight_files(files))
+    return Loaded(
+        name=os.fspath(name),
+        model=model,
+        tokenizer=text_tokenizer,
+        max_model_len=length,
+        match=adapted.match,
+        weight_files=_weight_files(files, adaptation),
+        parts=parts,
+        adapt=lambda adaptation: make_model(adaptation=adaptation),
+    )
 
 
-def _weight_files(files: ModelFiles) -> tuple[Path, ...]:
-    """The checkpoint, and the weights of heads that lie in folders of their own."""
+def load_adapter(
+    request: LoRARequest,
+    *,
+    loaded: Loaded,
+    limits: AdapterLimits,
+    token: str | bool | None,
+    offline: bool | None,
+    check: Callable[[PoolingModel], None] | None,
+) -> PoolingModel:
+    """The model with an adapter. Raises ConfigError or WeightsError, and whatever check raises."""
+    assert loaded.parts is not None and loaded.adapt is not None
+    folder = resolve_adapter(request.lora_path, token=token, offline=offline)
+    adapter = Adapter.read(request.lora_name, folder, limits.max_lora_rank)
+    max_labels = limits.max_lora_cls_labels or loaded.model.num_labels
+    model = loaded.adapt(Adaptation(adapter, loaded.model, loaded.parts, max_labels))
+    ops.release_free_memory()
+    if check is not None:
+        check(model)
+    logger.info(
+        "%s: adapter %s changes %d matrices and replaces %d tensors",
+        loaded.name,
+        request.lora_name,
+        len(adapter.low_rank),
+        len(adapter.whole),
+    )
+    return model
+
+
+def _weight_files(files: ModelFiles, adaptation: Adaptation | None) -> tuple[Path, ...]:
+    """The checkpoint, an adapter's, and the weights of heads that lie in folders of their own."""
+    adapter = [] if adaptation is None else [adaptation.adapter.path]
     heads = [] if files.head_folder is None else sorted(files.head_folder.glob("*.safetensors"))
     modules = sorted(
         path for name in ("model.safetensors", "pytorch_model.bin") for path in files.folder.glob(f"*/{name}")
     )
-    return (*files.weight_files(), *heads, *modules)
+    return (*files.weight_files(), *adapter, *heads, *modules)
 
 
 def _check_head_dtype(head_dtype: Any) -> None:

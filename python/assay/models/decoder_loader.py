@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from assay import ops
-from assay.layers import Embeddings, LayerNorm, RmsNorm, TransformerLayer, float32, in_dtype, storage_dtype
+from assay.layers import Embeddings, LayerNorm, RmsNorm, TransformerLayer, float32, in_dtype, storage_dtype, tensors_of
 from assay.models.decoder import Decoder, RopeTables
 from assay.models.decoder_shape import UNLIMITED, DecoderNames, DecoderShape, LayerNames
 from assay.models.padded_heads import pad_head_columns, pad_head_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from assay.weights import WeightMap
@@ -103,7 +106,7 @@ def _rope_tables(shape: DecoderShape, num_positions: int, weights: WeightMap) ->
 
 
 def _with_bias(name: str | None, has_bias: bool) -> list[str]:
-    return [f"{name}.{kind}" for kind in (("weight", "bias") if has_bias else ("weight",)) if name]
+    return [] if name is None else tensors_of(name, has_bias=has_bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,19 +153,22 @@ class _Reader:
     def embeddings(self, names: DecoderNames) -> Embeddings:
         shape, norm = self.shape, self.norm(names.embedding_norm)
         assert not isinstance(norm, RmsNorm)
-        word = self._table(names.word, shape.vocab_size)
-        if shape.embedding_scale != 1.0:
-            # The factor is rounded to the model's dtype, and so is the product: as transformers multiplies.
-            word = word * word.new_tensor(shape.embedding_scale)
+        word = self._table(names.word, shape.vocab_size, shape.embedding_scale)
         position = None if names.position is None else self._table(names.position, shape.max_positions)
         task_type = None
         if names.token_type is not None and shape.type_rows:
             task_type = self._table(names.token_type, shape.type_rows)
         return Embeddings(word=word, position=position, task_type=task_type, norm=norm, device=self.weights.device)
 
-    def _table(self, name: str, rows: int) -> Tensor:
-        sizes = (rows, self.shape.hidden_size)
-        return self.weights.take_as(f"{self.prefix}{name}.weight", sizes, storage_dtype(self.arithmetic))
+    def _table(self, name: str, rows: int, scale: float = 1.0) -> Tensor:
+        stored, sizes = f"{self.prefix}{name}.weight", (rows, self.shape.hidden_size)
+
+        def scaled() -> Tensor:
+            table = self.weights.take_as(stored, sizes, storage_dtype(self.arithmetic))
+            # The factor is rounded to the model's dtype, and so is the product: as transformers multiplies.
+            return table if scale == 1.0 else table * table.new_tensor(scale)
+
+        return self.weights.part([stored], scaled)
 
     def norm(self, name: str | None) -> LayerNorm | RmsNorm | None:
         if name is None:
@@ -179,20 +185,33 @@ class _Reader:
         places = names.norms(shape.has_first_norm or idx > 0).items()
         norms: dict[str, Any] = {place: self.norm(None if name is None else name.format(idx)) for place, name in places}
 
-        def stacked(modules: tuple[str, ...], sizes: tuple[int, ...], in_size: int, has_bias: bool) -> _Rows:
-            located = [module.format(idx) for module in modules]
-            return self._stacked(located, sizes, in_size, has_bias, is_transposed=names.is_conv1d)
+        def packed(
+            modules: tuple[str, ...],
+            sizes: tuple[int, ...],
+            in_size: int,
+            has_bias: bool,
+            pack: Callable[[_Rows], Any] = self._packed,
+        ) -> Any:
+            located = [self.prefix + module.format(idx) for module in modules]
+            tensors = [tensor for name in located for tensor in tensors_of(name, has_bias=has_bias)]
+            rows = partial(self._stacked, located, sizes, in_size, has_bias, is_transposed=names.is_conv1d)
+            return self.weights.part(tensors, lambda: pack(rows()))
 
-        qkv = stacked(names.qkv, shape.qkv_sizes, hidden, shape.has_qkv_bias)
-        mlp_up = stacked(names.mlp_up, (inner,) * (2 if shape.is_gated else 1), hidden, shape.has_mlp_up_bias)
-        attn_out = stacked((names.attn_out,), (hidden,), shape.qkv_sizes[0], shape.has_attn_out_bias)
-        mlp_down = stacked((names.mlp_down,), (hidden,), inner, shape.has_mlp_down_bias)
+        def qkv(rows: _Rows) -> Any:
+            return self._packed((rows.ungrouped(shape) if names.is_qkv_grouped else rows).padded_rows(shape))
 
+        def attn_out(rows: _Rows) -> Any:
+            return self._packed(rows.padded_columns(shape))
+
+        def gated(rows: _Rows) -> Any:
+            return self._gated(rows, names.is_up_first)
+
+        up_sizes, pack_up = ((inner, inner), gated) if shape.is_gated else ((inner,), self._packed)
         return TransformerLayer.fuse(
-            qkv=self._packed((qkv.ungrouped(shape) if names.is_qkv_grouped else qkv).padded_rows(shape)),
-            attn_out=self._packed(attn_out.padded_columns(shape)),
-            mlp_up=self._gated(mlp_up, names.is_up_first) if shape.is_gated else self._packed(mlp_up),
-            mlp_down=self._packed(mlp_down),
+            qkv=packed(names.qkv, shape.qkv_sizes, hidden, shape.has_qkv_bias, qkv),
+            attn_out=packed((names.attn_out,), (hidden,), shape.qkv_sizes[0], shape.has_attn_out_bias, attn_out),
+            mlp_up=packed(names.mlp_up, up_sizes, hidden, shape.has_mlp_up_bias, pack_up),
+            mlp_down=packed((names.mlp_down,), (hidden,), inner, shape.has_mlp_down_bias),
             norm=shape.norm,
             epsilon=shape.epsilon,
             **norms,
@@ -236,8 +255,8 @@ class _Reader:
         weights, biases = [], []
         for name, size in zip(names, rows, strict=True):
             stored = (in_size, size) if is_transposed else (size, in_size)
-            weight = self.weights.take(f"{self.prefix}{name}.weight", stored)
+            weight = self.weights.take(f"{name}.weight", stored)
             weights.append(in_dtype(weight.T if is_transposed else weight, self.layer_arithmetic))
             if has_bias:
-                biases.append(float32(self.weights.take(f"{self.prefix}{name}.bias", (size,))))
+                biases.append(float32(self.weights.take(f"{name}.bias", (size,))))
         return _Rows(weights[0] if len(weights) == 1 else torch.cat(weights), torch.cat(biases) if has_bias else None)

@@ -47,7 +47,8 @@ class MemoryMeter:
 
     def __init__(self, placement: Placement) -> None:
         self._placement = placement
-        self._before = self._allocated()
+        self.before = self._allocated()
+        """Bytes that were there already; 0 where nobody counts them."""
 
     def _allocated(self) -> int:
         import torch
@@ -65,7 +66,7 @@ class MemoryMeter:
         if not self._placement.device.has_streams:
             return None
         torch.cuda.empty_cache()
-        return self._allocated() - self._before
+        return self._allocated() - self.before
 
     @property
     def limit(self) -> int | None:
@@ -73,12 +74,13 @@ class MemoryMeter:
         total = self._placement.device.memory_bytes
         return int(self._placement.memory_utilization * total) if total else None
 
-    def check(self, memory: DeviceMemory) -> None:
-        """Raise DeviceError where it is more than the limit."""
+    def check(self, memory: DeviceMemory, beside: int = 0) -> None:
+        """Raise DeviceError where it is more than the limit, with the bytes it lies beside."""
         limit, device = self.limit, self._placement.device
-        if limit is not None and memory.total > limit:
+        if limit is not None and memory.total + beside > limit:
+            there = f" beside {_gib(beside)} that are in use" if beside else ""
             raise DeviceError(
-                f"{device}: the model needs {_gib(memory.total)} ({memory}), and gpu_memory_utilization="
+                f"{device}: the model needs {_gib(memory.total)} ({memory}){there}, and gpu_memory_utilization="
                 f"{self._placement.memory_utilization:g} allows {_gib(limit)} of {_gib(device.memory_bytes)}: "
                 f"raise it, or lower max_batch_tokens"
             )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from assay import ops
 from assay.arena import aligned
-from assay.layers import Embeddings, EncoderLayer, LayerNorm, Linear, float32, in_dtype, storage_dtype
+from assay.layers import Embeddings, EncoderLayer, LayerNorm, Linear, float32, in_dtype, storage_dtype, tensors_of
 from assay.models.padded_heads import pad_head_columns, pad_head_rows
 
 if TYPE_CHECKING:
@@ -146,8 +146,8 @@ def _load_embeddings(weights: WeightMap, name: str, shape: EncoderShape, arithme
     def table(kind: str, rows: int) -> Tensor | None:
         if rows == 0:
             return None
-        sizes = (rows, shape.embedding_size)
-        return weights.take_as(f"{name}.{kind}_embeddings.weight", sizes, storage_dtype(arithmetic))
+        stored, sizes = f"{name}.{kind}_embeddings.weight", (rows, shape.embedding_size)
+        return weights.part([stored], lambda: weights.take_as(stored, sizes, storage_dtype(arithmetic)))
 
     word, position = table("word", shape.vocab_size), table("position", shape.max_positions)
     assert word is not None and position is not None
@@ -207,18 +207,29 @@ def _projections(
     def padded(name: str) -> Tensor:
         return pad_head_rows(in_dtype(weights.take(f"{name}.weight", (size, size)), arithmetic), *sizes)
 
-    weight = torch.cat([padded(name) for name in names])
-    bias = torch.cat([pad_head_rows(float32(weights.take(f"{name}.bias", (size,))), *sizes) for name in names])
-    row_keys = None
-    if has_row_keys:
-        by_head = weight.view(3, shape.num_heads, shape.padded_head_dim, size)[1].transpose(1, 2)
-        row_keys = ops.pack_weight(by_head.reshape(-1, shape.padded_head_dim), None, arithmetic)
-    return {"qkv": ops.pack_weight(weight, bias, arithmetic, weights.device), "row_keys": row_keys}
+    def qkv() -> Any:
+        weight = torch.cat([padded(name) for name in names])
+        bias = torch.cat([pad_head_rows(float32(weights.take(f"{name}.bias", (size,))), *sizes) for name in names])
+        return ops.pack_weight(weight, bias, arithmetic, weights.device)
+
+    def row_keys() -> Any:
+        by_head = padded(names[1]).view(shape.num_heads, shape.padded_head_dim, size).transpose(1, 2)
+        return ops.pack_weight(by_head.reshape(-1, shape.padded_head_dim), None, arithmetic)
+
+    tensors = [tensor for name in names for tensor in tensors_of(name, has_bias=True)]
+    return {
+        "qkv": weights.part(tensors, qkv),
+        "row_keys": weights.part([f"{names[1]}.weight"], row_keys) if has_row_keys else None,
+    }
 
 
 def _attn_out(weights: WeightMap, name: str, shape: EncoderShape, arithmetic: str) -> Linear:
     size = shape.hidden_size
-    weight = in_dtype(weights.take(f"{name}.weight", (size, size)), arithmetic)
-    bias = float32(weights.take(f"{name}.bias", (size,)))
-    padded = pad_head_columns(weight, shape.head_dim, shape.padded_head_dim)
-    return Linear.pack(padded, bias, arithmetic, weights.device)
+
+    def packed() -> Linear:
+        weight = in_dtype(weights.take(f"{name}.weight", (size, size)), arithmetic)
+        bias = float32(weights.take(f"{name}.bias", (size,)))
+        padded = pad_head_columns(weight, shape.head_dim, shape.padded_head_dim)
+        return Linear.pack(padded, bias, arithmetic, weights.device)
+
+    return weights.part(tensors_of(name, has_bias=True), packed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from assay.device import CPU, ON_CPU
@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from assay.device import Device, Placement
     from assay.files import ModelFiles
     from assay.hf_config import HFConfig
+    from assay.models.adapted import Adaptation
     from assay.models.family import Backbone
     from assay.models.forward_pass import TaskHead
     from assay.models.plan import Plan
+    from assay.weights import Parts
 
 _BUFFERS = (
     r"(.*\.)?embeddings\.position_ids",
@@ -91,17 +93,23 @@ def load_model(
     model_impl: str = "auto",
     quantization: str | None = None,
     placement: Placement = ON_CPU,
+    parts: Parts | None = None,
+    adaptation: Adaptation | None = None,
 ) -> PoolingModel:
     """Load a model for batches of at most max_batch_tokens tokens and max_batch_size sequences.
 
     max_model_len: no sequence will be longer, which saves memory where the model could read longer ones. model_impl:
     see `registry.resolve`. quantization "int8": the layers' products are of whole numbers, the rest is bfloat16; what
-    that costs is not judged here. Raises UnsupportedModelError, ConfigError, WeightsError, or DeviceError where the
-    placement's memory does not suffice.
+    that costs is not judged here. parts: where to keep what adapters of the model may share. adaptation: load it as an
+    adapter changes it; the other arguments are the base's. Raises UnsupportedModelError, ConfigError, WeightsError, or
+    DeviceError where the placement's memory does not suffice.
     """
     device = placement.device
     meter = MemoryMeter(placement)
     plan = make_plan(files, hf_config, pooler_config, model_impl)
+    if adaptation is not None:
+        labelled = adaptation.config(plan)
+        plan = plan if labelled is plan.hf_config else make_plan(files, labelled, pooler_config, model_impl)
     longest = longest_sequence(plan, max_model_len)
     max_batch_tokens = max(max_batch_tokens, longest)  # the longest sequence always fits
     with device.in_use(), meter.explaining():
@@ -113,11 +121,15 @@ def load_model(
             quantization=quantization,
             device=device,
             meter=meter,
+            parts=parts,
+            adaptation=adaptation,
         )
         memory = None
         if device.is_cuda:
             memory = _device_memory(loaded, max_batch_tokens, max_batch_size, placement, meter)
-            meter.check(memory)
+            if adaptation is not None:  # beside its base and other adapters, in their arena
+                memory = replace(memory, arena=0)
+            meter.check(memory, beside=0 if adaptation is None else meter.before)
         model = PoolingModel(
             architecture=plan.architecture,
             backbone=loaded.backbone,
@@ -134,6 +146,7 @@ def load_model(
             max_batch_size=max_batch_size,
             product_arithmetic=loaded.arithmetic,
             device=device,
+            base=None if adaptation is None else adaptation.base,
         )
         if memory is not None:
             cuda_start.start(model, longest, placement, memory, meter)
@@ -171,6 +184,8 @@ def load_weights(
     has_numbers: bool = True,
     device: Device = CPU,
     meter: MemoryMeter | None = None,
+    parts: Parts | None = None,
+    adaptation: Adaptation | None = None,
 ) -> LoadedWeights:
     """Take the tensors of a plan; the arguments are those of `load_model`.
 
@@ -178,9 +193,12 @@ def load_weights(
     families of this package, not for what transformers loads. Raises ConfigError or WeightsError, or DeviceError where
     the meter's device has too little memory.
     """
-    weights = WeightMap(files.weight_files(), device, has_numbers=has_numbers)
-    longest = longest_sequence(plan, max_model_len)
     loader = plan.family.backbone
+    if adaptation is None or isinstance(loader, Outline):
+        weights = WeightMap(files.weight_files(), device, has_numbers=has_numbers, parts=parts)
+    else:
+        weights = adaptation.weights(files.weight_files(), device, plan.family.prefixes)
+    longest = longest_sequence(plan, max_model_len)
     backbone: Backbone
     if quantization is not None:
         dtype = _dtype_beside_int8(dtype, plan)
@@ -190,8 +208,9 @@ def load_weights(
         dtype, reason = resolve_dtype(dtype, weights.dtype(weights.largest()), device.kind)
         num_bytes = _checked_size(weights, None, dtype, meter)
         arithmetic = product_arithmetic(asked, dtype, quantization, device.kind)
-        parts = load_parts(files, loader, plan.hf_config.num_labels, dtype, arithmetic, device)
-        backbone, classifier = parts.backbone, taken_classifier(plan, parts)
+        adapter = None if adaptation is None else adaptation.adapter
+        taken = load_parts(files, loader, plan.hf_config.num_labels, dtype, arithmetic, device, adapter)
+        backbone, classifier = taken.backbone, taken_classifier(plan, taken)
     else:
         prefix = weights.prefix(plan.family.prefixes, loader.word_table)
         dtype, reason = resolve_dtype(dtype, weights.dtype(prefix + loader.word_table), device.kind)
@@ -210,7 +229,10 @@ def load_weights(
                 weights, prefix, plan.shape, arithmetic, max_model_len=longest, reads_one_token=plan.reads_one_token
             )
         classifier = load_classifier(plan, weights, prefix)
-        weights.finish(ignore=[pattern.replace("{}", re.escape(prefix)) for pattern in _ignored(plan)])
+        patterns = _ignored(plan)
+        if adaptation is not None:  # what the base's files hold beside the backbone may be of another class
+            patterns += plan.family.other_heads
+        weights.finish(ignore=[pattern.replace("{}", re.escape(prefix)) for pattern in patterns])
     heads = load_heads(plan, files, classifier, device, has_numbers=has_numbers)
     return LoadedWeights(backbone, heads, dtype, reason, num_bytes, arithmetic)
 

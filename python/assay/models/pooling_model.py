@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import TYPE_CHECKING
 
 from assay import ops
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from assay.models.cuda_pass import CudaPass
     from assay.models.device_memory import DeviceMemory
     from assay.models.family import Backbone
+
+
+_NUMBERS = itertools.count(1)
 
 
 class PoolingModel:
@@ -46,7 +50,9 @@ class PoolingModel:
         max_batch_size: int,
         product_arithmetic: str,
         device: Device = CPU,
+        base: PoolingModel | None = None,
     ) -> None:
+        """base: the model this one adapts: one thread runs both, in one arena."""
         self.architecture = architecture
         self.backbone = backbone
         self.heads = heads
@@ -65,7 +71,12 @@ class PoolingModel:
         self.cuda_pass: CudaPass | None = None
         """What runs passes on a CUDA device; set once, by `cuda_start.start`."""
         self.device_memory: DeviceMemory | None = None
-        self._arena = Arena(self.arena_size(max_batch_tokens, max_batch_size), device)
+        self.number = next(_NUMBERS)
+        """Of this model alone in this process."""
+        if base is None:
+            self._arena = Arena(self.arena_size(max_batch_tokens, max_batch_size), device)
+        else:
+            self._arena = base._arena
 
     @property
     def supported_tasks(self) -> tuple[str, ...]:
@@ -79,6 +90,12 @@ class PoolingModel:
     @property
     def id2label(self) -> dict[int, str]:
         return self.hf_config.id2label
+
+    @functools.cached_property
+    def labels(self) -> list[str]:
+        """Label names in the order of a result's entries."""
+        id2label = self.id2label
+        return [id2label.get(index, f"LABEL_{index}") for index in range(self.num_labels)]
 
     @property
     def hidden_size(self) -> int:

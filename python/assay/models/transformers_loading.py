@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from assay.device import CPU
 from assay.errors import WeightsError
 from assay.models.packed_relative import attention_name, is_relative
+from assay.models.transformers_adapted import merge, replaced_names
 from assay.models.transformers_backbone import TransformersBackbone
 from assay.models.transformers_check import Expected, check_packing
 from assay.models.transformers_head import drop_pooler, head_modules, take_head
@@ -19,17 +20,24 @@ if TYPE_CHECKING:
 
     from assay.device import Device
     from assay.files import ModelFiles
+    from assay.lora.adapter import Adapter
     from assay.models.transformers_class import Outline
 
 
 def load_parts(
-    files: ModelFiles, outline: Outline, num_labels: int, dtype: str, arithmetic: str, device: Device = CPU
+    files: ModelFiles,
+    outline: Outline,
+    num_labels: int,
+    dtype: str,
+    arithmetic: str,
+    device: Device = CPU,
+    adapter: Adapter | None = None,
 ) -> LoadedParts:
     """Read the weights, take the model apart, and check it against transformers. arithmetic: of the products.
 
-    Raises WeightsError or UnsupportedModelError.
+    adapter: merged into it first, whole as it is. Raises WeightsError or UnsupportedModelError.
     """
-    model = _from_pretrained(files, outline, dtype).to(device.torch_device)
+    model = _from_pretrained(files, outline, dtype, adapter).to(device.torch_device)
     expected = Expected.measure(model, outline)
     has_head, has_pooler = outline.head != "embedding", outline.head == "sequence"
     modules = list(head_modules(model, has_pooler=has_pooler).values())
@@ -45,28 +53,35 @@ def load_parts(
     return parts
 
 
-def _from_pretrained(files: ModelFiles, outline: Outline, dtype: str) -> Any:
+def _from_pretrained(files: ModelFiles, outline: Outline, dtype: str, adapter: Adapter | None) -> Any:
     import torch
 
     with _quiet():
         model, info = outline.model_class.from_pretrained(
             files.folder,
             config=outline.config,
-            dtype=getattr(torch, dtype),
+            dtype=getattr(torch, dtype) if adapter is None else torch.float32,
             attn_implementation=attention_name(outline.config),
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # to be told of all of them; none is accepted
         )
+    replaced = set() if adapter is None else replaced_names(model, adapter)
     missing = [name for name in info["missing_keys"] if not _is_of_unused_head(name, model, outline)]
-    for problem, names in (("lacks tensors", missing), ("has no use for", info["unexpected_keys"])):
-        names = [name for name in names if not _is_of_no_use(name, model, outline)]
+    extra = info["unexpected_keys"]
+    if adapter is not None:  # the files may be of another class than the adapter's, with a head of its own
+        extra = [name for name in extra if name.startswith(f"{model.base_model_prefix}.")]
+    for problem, names in (("lacks tensors", missing), ("has no use for", extra)):
+        names = [name for name in names if name not in replaced and not _is_of_no_use(name, model, outline)]
         if names:
             raise WeightsError(f"{files.folder}: {outline.architecture} {problem} {', '.join(sorted(names))}")
-    for name, found, wanted in sorted(info["mismatched_keys"]):
+    for name, found, wanted in sorted(key for key in info["mismatched_keys"] if key[0] not in replaced):
         raise WeightsError(f"{files.folder}: {name} has shape {tuple(found)}, config.json asks for {tuple(wanted)}")
     if info["error_msgs"]:
         raise WeightsError(f"{files.folder}: {'; '.join(info['error_msgs'])}")
+    if adapter is not None:
+        merge(model, adapter)
+        model = model.to(getattr(torch, dtype))
     if is_relative(outline.config):  # DeBERTa v1 keeps some biases in float32, and then cannot run in transformers
         model = model.to(getattr(torch, dtype))
     return model.eval()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from starlette.routing import Route
 import assay
 from assay import ops
 from assay.errors import ConfigError
+from assay.server.adapters import AdapterRoutes
 from assay.server.auth import OPEN_PATHS, AuthMiddleware, KeyRing
 from assay.server.core_offers import CoreOffers
 from assay.server.dialects.table import ROUTES
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 
 def create_app(
-    models: Sequence[ServedModel],
+    models: Iterable[ServedModel] | ModelTable,
     settings: ServerSettings | None = None,
     *,
     tracing: Tracing | None = None,
@@ -52,7 +53,7 @@ def create_app(
 ) -> FastAPI:
     """The application. `app.state.server` is its ServerState; on_death is told when an engine has stopped."""
     settings = settings or ServerSettings()
-    table = ModelTable(tuple(models))
+    table = models if isinstance(models, ModelTable) else ModelTable(models)
     state = ServerState(
         settings=settings,
         models=table,
@@ -131,6 +132,9 @@ def _add_routes(app: FastAPI, state: ServerState) -> dict[tuple[str, str], Handl
     for path, works in TOKEN_ROUTES.items():
         posts[path] = posts[f"/v1{path}"] = TokenEndpoint(state, works).__call__
     posts["/invocations"] = Invocations(state).__call__
+    if state.settings.changes_adapters:
+        adapters = AdapterRoutes(state)
+        posts["/v1/load_lora_adapter"], posts["/v1/unload_lora_adapter"] = adapters.load, adapters.unload
     info = Info(state)
     gets: dict[str, Handler] = {
         "/health": info.health,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from assay.dotted_options import fold_dotted_options
 from assay.errors import ConfigError
 from assay.server.flags import ENGINE_OPTIONS, JSON_OPTIONS, json_object, parser
-from assay.server.settings import Access, Listen, ModelSpec, RequestPolicy, ServerSettings
+from assay.server.settings import Access, AdapterSpec, Listen, ModelSpec, RequestPolicy, ServerSettings
 
 if TYPE_CHECKING:
     import argparse
@@ -19,11 +19,6 @@ def parse(arguments: Sequence[str], program: str) -> ServerSettings:
     """Settings from a command line; raises ConfigError, or leaves as argparse does."""
     folded = fold_dotted_options([_with_dashes(argument) for argument in arguments], JSON_OPTIONS)
     given = parser(program).parse_args(folded)
-    if given.lora_modules:
-        raise ConfigError(
-            f"--lora-modules {' '.join(given.lora_modules)} is not supported: merge each adapter into its base model "
-            f"and serve the result with --model NAME=MODEL"
-        )
     keywords = {
         name: getattr(given, name) for name in (key.replace("-", "_") for key in ENGINE_OPTIONS) if hasattr(given, name)
     }
@@ -33,6 +28,8 @@ def parse(arguments: Sequence[str], program: str) -> ServerSettings:
     environment = os.environ.get("VLLM_API_KEY")
     return ServerSettings(
         models=_specs(given, keywords),
+        adapters=tuple(_adapter(text) for text in given.lora_modules),
+        changes_adapters=os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "").strip().lower() in ("1", "true"),
         requests=RequestPolicy(
             max_body_bytes=given.max_body_bytes,
             default_timeout_ms=given.request_timeout_ms,
@@ -93,6 +90,20 @@ def _specs(given: argparse.Namespace, keywords: dict[str, Any]) -> tuple[ModelSp
     if given.served_model_name and len(sources) > 1:
         raise ConfigError("--served-model-name goes with one model; name several with --model NAME=MODEL")
     return tuple(_spec(source, tuple(given.served_model_name), keywords) for source in sources)
+
+
+def _adapter(text: str) -> AdapterSpec:
+    """NAME=PATH, or {"name": NAME, "path": PATH, "base_model_name": MODEL}."""
+    if text.startswith("{"):
+        own = json_object(text)
+        name, path, base = (own.pop(key, None) for key in ("name", "path", "base_model_name"))
+        if own:
+            raise ConfigError(f"--lora-modules {text}: unknown keys {', '.join(own)}")
+    else:
+        (name, _, path), base = text.partition("="), None
+    if not (isinstance(name, str) and name and isinstance(path, str) and path):
+        raise ConfigError(f'--lora-modules takes NAME=PATH or {{"name": ..., "path": ...}}, got {text!r}')
+    return AdapterSpec(name=name, path=path, base_model_name=base)
 
 
 def _spec(text: str, names: tuple[str, ...], keywords: dict[str, Any]) -> ModelSpec:

@@ -113,7 +113,8 @@ class Endpoint:
 
     def _is_served(self) -> bool:
         """Whether the route exists: where no model answers it, it does not, whatever the body says."""
-        return any(exists_for(self.rows[-1].operation, model) for model in self._state.models)
+        models = self._state.models
+        return any(exists_for(self.rows[-1].operation, model) for model in (*models, *models.adapters))
 
     async def _parsed(self, operation: Operation, body: Any, is_large: bool) -> Call:
         policy = self._state.settings.requests

@@ -22,7 +22,7 @@ def parser(program: str) -> argparse.ArgumentParser:
     made.add_argument("--model", action="append", default=[], metavar="[NAME=]MODEL", help="repeatable; see the docs")
     made.add_argument("--served-model-name", nargs="+", default=[], metavar="NAME", help="names of the only model")
     made.add_argument(
-        "--lora-modules", nargs="+", default=[], metavar="NAME=PATH", help="refused: merge adapters first"
+        "--lora-modules", nargs="+", default=[], metavar="NAME=PATH", help="adapters to serve under names of their own"
     )
     _add_engine(made.add_argument_group("model and engine", argument_default=argparse.SUPPRESS))
     _add_requests(made.add_argument_group("requests"))

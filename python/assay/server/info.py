@@ -52,7 +52,8 @@ class Info:
 
     async def models(self, request: Request) -> Response:
         """OpenAI's list: one card per served name."""
-        cards = [self._card(model, name) for model in self._state.models for name in model.names]
+        models = self._state.models
+        cards = [self._card(model, name) for model in (*models, *models.adapters) for name in model.names]
         return _json({"object": "list", "data": cards})
 
     def _card(self, model: ServedModel, name: str) -> dict[str, Any]:
@@ -76,8 +77,8 @@ class Info:
             "created": self._created,
             "owned_by": "vllm",
             "root": model.source,
-            "parent": None,
-            "max_model_len": model.max_model_len,
+            "parent": None if model.parent is None else model.parent.name,
+            "max_model_len": model.max_model_len if model.parent is None else None,
             "permission": [permission],
         }
 

@@ -17,7 +17,7 @@ from assay.niceness import call_nicer
 from assay.server.command_line import parse
 
 if TYPE_CHECKING:
-    from assay.server.served import ServedModel
+    from assay.server.served import ModelTable
     from assay.server.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -80,10 +80,11 @@ def serve(settings: ServerSettings) -> int:
         return FAILED if deaths or not server.started else DONE
 
 
-def load_models(settings: ServerSettings, stack: ExitStack) -> list[ServedModel]:
-    """Every model the settings name, closed when `stack` is."""
+def load_models(settings: ServerSettings, stack: ExitStack) -> ModelTable:
+    """Every model and adapter the settings name, closed when `stack` is."""
     from assay.llm import LLM
-    from assay.server.served import ServedModel
+    from assay.server.adapters import load_adapter
+    from assay.server.served import ModelTable, ServedModel
 
     models = []
     for spec in settings.models:
@@ -93,4 +94,7 @@ def load_models(settings: ServerSettings, stack: ExitStack) -> list[ServedModel]
             keywords = {"chat_template": template, "score_template": template, **keywords}
         llm = stack.enter_context(LLM(spec.source, **keywords))
         models.append(ServedModel(llm, spec.names, source=spec.source))
-    return models
+    table = ModelTable(models)
+    for adapter in settings.adapters:
+        table.add(load_adapter(table, adapter))
+    return table

@@ -83,8 +83,8 @@ class Metrics:
         self.registry.register(_EngineCollector(tuple(self._models)))
 
     def answered(self, answer: Answer, total_s: float, serialize_s: float) -> None:
-        """Count a request that got its result."""
-        own, timing = self._models[answer.model], answer.timing
+        """Count a request that got its result; those of adapters are their model's."""
+        own, timing = self._models[answer.model.base], answer.timing
         own.success.inc()
         own.items.inc(len(answer.items))
         own.prompt_tokens.inc(answer.num_tokens)
@@ -100,7 +100,7 @@ class Metrics:
 
     def refused(self, model: ServedModel | None, reason: str) -> None:
         """Count a request that got none."""
-        self.rejected.labels(model_name="" if model is None else model.name, reason=reason).inc()
+        self.rejected.labels(model_name="" if model is None else model.base.name, reason=reason).inc()
 
     def text(self) -> bytes:
         """The page."""

@@ -23,7 +23,11 @@ BODIES: Final[dict[str, tuple[type[BaseModel], ...]]] = {
     "/tokenize": (vllm.TokenizeCompletion, vllm.TokenizeChat, tei.TokenizeTexts),
     "/detokenize": (vllm.Detokenize,),
     "/decode": (tei.Decode,),
+    "/v1/load_lora_adapter": (vllm.LoadAdapter,),
+    "/v1/unload_lora_adapter": (vllm.UnloadAdapter,),
 }
+CHANGES: Final = frozenset((vllm.LoadAdapter, vllm.UnloadAdapter))
+"""Bodies that ask for no inference: /invocations takes all others."""
 SUMMARIES: Final = {
     "/classify": "Label probabilities of texts, or of one conversation",
     "/score": "Relevance of pairs, in their order",
@@ -37,6 +41,8 @@ SUMMARIES: Final = {
     "/tokenize": "Token ids of a text",
     "/detokenize": "The text of token ids",
     "/decode": "The same, as text-embeddings-inference gives it",
+    "/v1/load_lora_adapter": "Serve a LoRA adapter",
+    "/v1/unload_lora_adapter": "Serve it no longer",
 }
 HEALTH: Final = ("/health", "/ping", "/ready")
 GETS: Final = {
@@ -90,7 +96,8 @@ def _get(path: str, method: str = "get") -> dict[str, Any]:
 
 def _post(path: str, by_schema: Mapping[type[BaseModel], Any]) -> dict[str, Any]:
     base = path if path in SUMMARIES else path.removeprefix("/v1")
-    options = [by_schema[schema] for schema in BODIES.get(base) or by_schema]
+    bodies = BODIES.get(base) or [body for body in by_schema if body not in CHANGES]
+    options = [by_schema[body] for body in bodies]
     schema = options[0] if len(options) == 1 else {"anyOf": options}
     return {
         "summary": SUMMARIES[base],

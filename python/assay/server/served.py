@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -29,22 +28,36 @@ def asked_name(name: str | None) -> str | None:
 
 
 class ServedModel:
-    """One loaded model and the names it answers to."""
+    """One loaded model and the names it answers to.
 
-    def __init__(self, llm: LLM, names: Sequence[str], *, source: str = "") -> None:
+    session, base: of an adapter, which runs in the engine of the model it adapts.
+    """
+
+    def __init__(
+        self,
+        llm: LLM,
+        names: Sequence[str],
+        *,
+        source: str = "",
+        session: Session | None = None,
+        base: ServedModel | None = None,
+    ) -> None:
         self.llm = llm
         self.names = tuple(names)
         self.source = source or self.names[0]
+        self.session = session or llm.session
+        """What checks and shapes calls."""
+        self.parent = base
+
+    @property
+    def base(self) -> ServedModel:
+        """The model an adapter is of; any other one itself."""
+        return self.parent or self
 
     @property
     def name(self) -> str:
         """The first of its names."""
         return self.names[0]
-
-    @cached_property
-    def session(self) -> Session:
-        """What checks and shapes calls."""
-        return self.llm.session
 
     @cached_property
     def engine(self) -> Engine:
@@ -54,17 +67,17 @@ class ServedModel:
     @cached_property
     def task(self) -> str:
         """The active pooling task."""
-        return self.llm.pooling_task
+        return str(self.session.model.task)
 
     @cached_property
     def supported_tasks(self) -> tuple[str, ...]:
         """Every pooling task the model has a head for."""
-        return self.llm.supported_tasks
+        return tuple(self.session.model.supported_tasks)
 
     @cached_property
     def labels(self) -> list[str]:
         """Label names in the order of a result's entries."""
-        return self.llm.labels
+        return self.session.model.labels
 
     @cached_property
     def num_labels(self) -> int:
@@ -125,23 +138,46 @@ class ServedModel:
         raise refuse(f"Unsupported task: {task!r} Supported tasks: {self.supported_tasks}", param="task")
 
 
-@dataclass(frozen=True)
 class ModelTable:
-    """Every served model; the first one answers requests that name none."""
+    """Every served model, the first of which answers requests that name none, and the adapters of each.
 
-    models: tuple[ServedModel, ...]
+    Adapters come and go on one thread, and are read on any.
+    """
 
-    @cached_property
-    def _by_name(self) -> dict[str, ServedModel]:
-        return {name: model for model in self.models for name in model.names}
+    def __init__(self, models: Iterable[ServedModel]) -> None:
+        self.models = tuple(models)
+        self._base_by_name = {name: model for model in self.models for name in model.names}
+        self._by_name = self._base_by_name
 
     @property
     def default(self) -> ServedModel:
         """The model of a request that names none."""
         return self.models[0]
 
+    @property
+    def adapters(self) -> list[ServedModel]:
+        """The adapters, in the order in which they came."""
+        return [model for model in self._by_name.values() if model.parent is not None]
+
     def __iter__(self) -> Iterator[ServedModel]:
+        """The models without their adapters."""
         return iter(self.models)
+
+    def is_base(self, name: str) -> bool:
+        """Whether a model, no adapter, has this name."""
+        return name in self._base_by_name
+
+    def adapter(self, name: str) -> ServedModel | None:
+        """The adapter of that name."""
+        return None if self.is_base(name) else self._by_name.get(name)
+
+    def add(self, adapter: ServedModel) -> None:
+        """Serve an adapter, in the place of one of the same name."""
+        self._by_name = {**self._by_name, adapter.name: adapter}
+
+    def remove(self, name: str) -> None:
+        """Serve an adapter no longer."""
+        self._by_name = {other: model for other, model in self._by_name.items() if other != name}
 
     def find(self, name: str | None) -> ServedModel:
         """The model of that name (the default one where it means none); Refused with a 404 that lists the names."""

@@ -24,6 +24,15 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterSpec:
+    """A LoRA adapter to serve: its name, its folder or Hub id, and which model it is of (None: the first that can)."""
+
+    name: str
+    path: str
+    base_model_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestPolicy:
     """What requests may ask for, and what they get where they ask for nothing.
 
@@ -93,9 +102,12 @@ class ServerSettings:
 
     drain_timeout_s: how long a stopping server works on what it has accepted.
     compute_niceness: how much threads that tokenise and compute give way to the one that answers, 0 (not at all) to 19.
+    changes_adapters: whether clients may load and unload adapters.
     """
 
     models: tuple[ModelSpec, ...] = ()
+    adapters: tuple[AdapterSpec, ...] = ()
+    changes_adapters: bool = False
     requests: RequestPolicy = field(default_factory=RequestPolicy)
     access: Access = field(default_factory=Access)
     listen: Listen = field(default_factory=Listen)
@@ -117,7 +129,7 @@ class ServerSettings:
         if not 0 <= self.compute_niceness <= LOWEST_PRIORITY:
             wanted = f"between 0 and {LOWEST_PRIORITY}"
             raise ConfigError(f"compute_niceness must be {wanted}, got {self.compute_niceness!r}")
-        names = [name for spec in self.models for name in spec.names]
+        names = [name for spec in self.models for name in spec.names] + [spec.name for spec in self.adapters]
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(f"two models are served under the name {name!r}")

@@ -215,3 +215,18 @@ class Detokenize(BaseModel):
 
     model: str | None = None
     tokens: Annotated[list[Count], FirstError()]
+
+
+class LoadAdapter(BaseModel):
+    """POST /v1/load_lora_adapter."""
+
+    lora_name: str | None = None
+    lora_path: str | None = None
+    load_inplace: bool = False
+    base_model_name: str | None = Field(None, description="Which model it is of; null: the first that takes adapters.")
+
+
+class UnloadAdapter(BaseModel):
+    """POST /v1/unload_lora_adapter."""
+
+    lora_name: str | None = None

@@ -1,0 +1,91 @@
+"""A base model's checkpoint as an adapter changes it: weights with the low-rank products added, tensors replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from assay.device import CPU
+from assay.errors import WeightsError
+from assay.lora.adapter import located
+from assay.weights import Parts, WeightMap
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from torch import Tensor
+
+    from assay.device import Device
+    from assay.lora.adapter import Adapter, LowRank
+    from assay.weights import Part
+
+
+class AdaptedWeights(WeightMap):
+    """Tensors are those of the base, in float32 where the adapter adds to them; what it leaves alone is shared.
+
+    parts: what the base model made of its tensors. prefixes: what the checkpoint may have before a name that the
+    adapter has without, or the other way round. Raises WeightsError for a module the checkpoint does not have.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], device: Device = CPU, *, adapter: Adapter, parts: Parts, prefixes: Sequence[str]
+    ) -> None:
+        super().__init__(paths, device)
+        self._adapter = adapter
+        self._parts_of_base = parts
+        self._base = dict(self._tensors)
+        self._added: dict[str, LowRank] = {}
+        for module, low_rank in adapter.low_rank.items():
+            name = located(f"{module}.weight", self._base, prefixes)
+            if name is None:
+                raise WeightsError(f"{low_rank.source}: the base model ({self.source}) has no such module")
+            low_rank.check_shape(self.shape(name))
+            self._added[name] = low_rank
+        self._whole = {located(name, self._base, prefixes) or name: stored for name, stored in adapter.whole.items()}
+        self._tensors.update({name: (adapter.file, stored) for name, stored in self._whole.items()})
+
+    def dtype(self, name: str) -> str:
+        """The base's, also where the adapter replaces a tensor."""
+        handle, stored = self._base.get(name, (None, name))
+        return super().dtype(name) if handle is None else self._dtype_in(handle, stored)
+
+    def take(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
+        """As the base's, with what the adapter adds."""
+        tensor = super().take(name, shape)
+        low_rank = self._added.get(name)
+        return tensor if low_rank is None else low_rank.added_to(tensor)
+
+    def take_as(self, name: str, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+        """As the base's; a matrix the adapter changes is whole in memory."""
+        if name not in self._added:
+            return super().take_as(name, shape, dtype)
+        return self.take(name, shape).to(dtype)
+
+    def take_rows(self, name: str, rows: Sequence[int]) -> Tensor:
+        """As the base's; raises WeightsError for a matrix that the adapter adds to."""
+        if name in self._added:
+            raise WeightsError(
+                f"{self._added[name].source}: the head is made of rows of this matrix, and an adapter of it is not "
+                f"supported"
+            )
+        return super().take_rows(name, rows)
+
+    def part(self, tensors: Sequence[str], make: Callable[[], Part]) -> Part:
+        """What the base made of these tensors, where the adapter changes none of them."""
+        key = tuple(tensors)
+        is_changed = any(name in self._added or name in self._whole for name in key)
+        if is_changed or key not in self._parts_of_base:
+            return make()
+        self._used.update(key)
+        made: Part = self._parts_of_base[key]
+        return made
+
+    def finish(self, ignore: Iterable[str] = ()) -> None:
+        """As the base's; what the adapter changes must have been taken, whatever a pattern says."""
+        super().finish(ignore)
+        unused = sorted(name for name in (*self._added, *self._whole) if name not in self._used)
+        if unused:
+            raise WeightsError(
+                f"adapter {self._adapter.name!r} changes tensors the architecture has no use for: {', '.join(unused)}"
+            )

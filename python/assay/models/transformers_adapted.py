@@ -1,0 +1,42 @@
+"""An adapter merged into a model that transformers built."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from assay.errors import WeightsError
+from assay.lora.adapter import located
+
+if TYPE_CHECKING:
+    from assay.lora.adapter import Adapter
+
+
+def replaced_names(model: Any, adapter: Adapter) -> set[str]:
+    """Parameters of the model that the adapter holds whole: what the checkpoint has of them does not matter."""
+    return {name for name in (_place(model, name) for name in adapter.whole) if name is not None}
+
+
+def merge(model: Any, adapter: Adapter) -> None:
+    """Change the weights of a float32 model in place; raises WeightsError for what has no place in it."""
+    parameters = dict(model.named_parameters())
+    for module, low_rank in adapter.low_rank.items():
+        name = _place(model, f"{module}.weight")
+        if name is None:
+            raise WeightsError(f"{low_rank.source}: {type(model).__name__} has no such module")
+        low_rank.check_shape(tuple(parameters[name].shape))
+        parameters[name].data = low_rank.added_to(parameters[name].data)
+    for stated, stored in adapter.whole.items():
+        name, tensor = _place(model, stated), adapter.file.get_tensor(stored)
+        if name is None:
+            raise WeightsError(f"adapter {adapter.name!r} changes {stated}, which {type(model).__name__} does not have")
+        if tensor.shape != parameters[name].shape:
+            raise WeightsError(
+                f"adapter {adapter.name!r}: {stated} has shape {tuple(tensor.shape)}, the model asks for "
+                f"{tuple(parameters[name].shape)}"
+            )
+        parameters[name].data = tensor.to(parameters[name].dtype)
+
+
+def _place(model: Any, name: str) -> str | None:
+    names = {name for name, _ in model.named_parameters()}
+    return located(name, names, [f"{model.base_model_prefix}."])
