@@ -8,8 +8,8 @@ import torch
 
 from assay import LLM, ConfigError, PoolerConfig, PoolingParams, ValidationError
 from assay.hf_config import HFConfig
-from assay.llm.arguments import NO_EFFECT, check_keywords, dtype_name, engine_config_from, pooler_config_from
 from assay.llm.adapters import AdapterLimits, lora_requests
+from assay.llm.arguments import NO_EFFECT, check_keywords, dtype_name, engine_config_from, pooler_config_from
 from assay.llm.calls import check_task, params_per_prompt, progress
 from assay.lora.request import LoRARequest
 from assay.scoring import ScoreText, check_kind, check_pairing, score_limits, score_texts, uses_separator

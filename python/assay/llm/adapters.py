@@ -60,33 +60,43 @@ class Adapters:
 
     def load(self, request: LoRARequest) -> PoolingModel:
         """The adapted model, loaded now and not kept here."""
+        with self._loading:
+            return self._made(request)
+
+    def _made(self, request: LoRARequest) -> PoolingModel:
         if request.is_3d_lora_weight:
             raise ConfigError(f"adapter {request.lora_name!r}: is_3d_lora_weight=True is not supported")
-        with self._loading:
-            return self._make(request)
+        return self._make(request)
 
     def model(self, request: LoRARequest) -> PoolingModel:
         """The adapted model, loaded now unless it is there; again where the request says load_inplace."""
-        key = _key(request)
-        if not request.load_inplace:
+        if (found := self._found(request)) is not None:
+            return found
+        with self._loading:
+            if (found := self._found(request)) is not None:  # by another thread, which this one has waited for
+                return found
+            made = self._made(request)
             with self._lock:
-                if key in self._loaded:
-                    self._loaded.move_to_end(key)
-                    return self._loaded[key]
-        made = self.load(request)
-        with self._lock:
-            self._loaded[key] = made
-            self._loaded.move_to_end(key)
-            while len(self._loaded) > self._limit:
-                self._loaded.popitem(last=False)
+                self._loaded[_key(request)] = made
+                self._loaded.move_to_end(_key(request))
+                while len(self._loaded) > self._limit:
+                    self._loaded.popitem(last=False)
         return made
+
+    def _found(self, request: LoRARequest) -> PoolingModel | None:
+        with self._lock:
+            found = None if request.load_inplace else self._loaded.get(_key(request))
+            if found is not None:
+                self._loaded.move_to_end(_key(request))
+            return found
 
     def models(self, requests: Sequence[LoRARequest | None]) -> list[PoolingModel | None] | None:
         """The adapted model of each prompt, None for the base's; None where all are. Each is loaded once a call."""
-        found: dict[tuple[str, str], PoolingModel] = {}
+        wanted: dict[tuple[str, str], LoRARequest] = {}
         for request in requests:
-            if request is not None and _key(request) not in found:
-                found[_key(request)] = self.model(request)
+            if request is not None and (request.load_inplace or _key(request) not in wanted):
+                wanted[_key(request)] = request
+        found = {key: self.model(request) for key, request in wanted.items()}
         return [None if request is None else found[_key(request)] for request in requests] if found else None
 
 

@@ -1,1 +1,1 @@
-"""LoRA adapters: requests for them can be written down; none can be loaded yet."""
+"""LoRA adapters: requests for them, their files, and a checkpoint as one changes it."""

@@ -24,40 +24,37 @@ _WEIGHT_FILES: Final = ("adapter_model.safetensors", "adapter_model.bin")
 _WRAPPED: Final = "base_model.model."
 """What PEFT's model puts before the names of the one it wraps."""
 _PAIR: Final = re.compile(r"(?P<module>.+)\.lora_(?P<table>embedding_)?(?P<side>[AB])(\.default)?(\.weight)?")
-_SAVED: Final = re.compile(r"\.modules_to_save(\.default)?\.")
+_INNER: Final = re.compile(r"\.(modules_to_save(\.default)?|base_layer)\.")
+"""What PEFT puts into the name of a module it saves whole, be it one with an adapter (a word table)."""
 
 
 @dataclass(frozen=True, slots=True)
 class LowRank:
     """A [rank, in_features] and B [out_features, rank]; the product is added to a weight as scale * B A.
 
-    is_transposed: that weight lies as [in_features, out_features], as a linear layer's of GPT-2 and every embedding
-    table does. source: for messages.
+    is_table: the weight is an embedding table, [in_features, out_features]. source: for messages.
     """
 
     a: Tensor
     b: Tensor
     scale: float
-    is_transposed: bool
+    is_table: bool
     source: str
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Of the weight it is added to."""
-        shape = self.b.shape[0], self.a.shape[1]
-        return shape[::-1] if self.is_transposed else shape
+    def added_to(self, weight: Tensor, *, is_transposed: bool = False) -> Tensor:
+        """weight + scale * B A, in float32 and rounded once, by whoever stores it.
 
-    def check_shape(self, shape: tuple[int, ...]) -> None:
-        """Raise WeightsError for a weight of another shape."""
-        if shape != self.shape:
-            raise WeightsError(f"{self.source} adds a matrix {self.shape} to one of {shape}")
-
-    def added_to(self, weight: Tensor) -> Tensor:
-        """weight + scale * B A, in float32 and rounded once, by whoever stores it."""
+        is_transposed: the weight of a linear layer lies as [in_features, out_features]. Raises WeightsError for a
+        weight of another shape.
+        """
         import torch
 
+        shape = self.b.shape[0], self.a.shape[1]
+        is_transposed = is_transposed or self.is_table
+        if weight.shape != (shape[::-1] if is_transposed else shape):
+            raise WeightsError(f"{self.source} adds a matrix {shape} to one of {tuple(weight.shape)}")
         a, b = (side.to(weight.device, torch.float32) for side in (self.a, self.b))
-        left, right = (a.T, b.T) if self.is_transposed else (b, a)
+        left, right = (a.T, b.T) if is_transposed else (b, a)
         return torch.addmm(weight.float(), left, right, alpha=self.scale)
 
 
@@ -113,7 +110,7 @@ def _sorted_names(names: Iterable[str]) -> tuple[dict[str, dict[str, str]], dict
         name = stored.removeprefix(_WRAPPED)
         found = _PAIR.fullmatch(name)
         if found is None:
-            whole[_SAVED.sub(".", name)] = stored
+            whole[_INNER.sub(".", name)] = stored
         else:
             pairs.setdefault(found["module"], {})[(found["table"] or "") + found["side"]] = stored
     return pairs, whole
@@ -133,4 +130,4 @@ def _low_rank(file: CheckpointFile, module: str, sides: dict[str, str], config: 
             f"{path}: {module} has A {tuple(a.shape)} and B {tuple(b.shape)}, rank {rank} asks for "
             f"({rank}, in_features) and (out_features, {rank})"
         )
-    return LowRank(a, b, config.scale_of(module), config.is_transposed or is_table, f"{path}: {module}")
+    return LowRank(a, b, config.scale_of(module), is_table, f"{path}: {module}")

@@ -21,6 +21,9 @@ _REFUSED: Final = {
     "use_bdlora": "assay does not support BD-LoRA (use_bdlora).",
     "trainable_token_indices": "assay does not support trainable_token_indices.",
     "target_parameters": "assay does not support LoRA on parameters (target_parameters).",
+    "arrow_config": "assay does not support Arrow (arrow_config).",
+    "kasa_config": "assay does not support KaSA (kasa_config).",
+    "monteclora_config": "assay does not support MonteCLoRA (monteclora_config).",
 }
 """Keys that, where they are set, change what an adapter computes."""
 _INITS: Final = (True, False, "gaussian", "eva", "orthogonal")
@@ -30,8 +33,9 @@ _INITS: Final = (True, False, "gaussian", "eva", "orthogonal")
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
     """rank and alpha are those of modules that no pattern matches; a pattern is a regular expression for the end of a
-    module's name. is_transposed: the adapted weights lie as [in_features, out_features] (GPT-2's). task_type: what PEFT
-    was told the model is for ("SEQ_CLS", "TOKEN_CLS", ...).
+    module's name. task_type: what PEFT was told the model is for ("SEQ_CLS", "TOKEN_CLS", ...).
+
+    fan_in_fan_out is not read: PEFT saves what it was for the last module it wrapped.
     """
 
     rank: int
@@ -39,7 +43,6 @@ class LoraConfig:
     rank_pattern: Mapping[str, int]
     alpha_pattern: Mapping[str, float]
     is_rank_stabilized: bool
-    is_transposed: bool
     task_type: str = ""
 
     @classmethod
@@ -71,7 +74,6 @@ class LoraConfig:
                 for key, value in _pattern(values, "alpha_pattern", path).items()
             },
             is_rank_stabilized=bool(values.get("use_rslora")),
-            is_transposed=bool(values.get("fan_in_fan_out")),
             task_type=str(values.get("task_type") or ""),
         )
 

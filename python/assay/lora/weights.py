@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from assay.device import CPU
@@ -25,22 +26,30 @@ class AdaptedWeights(WeightMap):
     """Tensors are those of the base, in float32 where the adapter adds to them; what it leaves alone is shared.
 
     parts: what the base model made of its tensors. prefixes: what the checkpoint may have before a name that the
-    adapter has without, or the other way round. Raises WeightsError for a module the checkpoint does not have.
+    adapter has without, or the other way round. transposed: weights of linear layers that lie as [in_features,
+    out_features]. Raises WeightsError for a module the checkpoint does not have.
     """
 
     def __init__(
-        self, paths: Sequence[Path], device: Device = CPU, *, adapter: Adapter, parts: Parts, prefixes: Sequence[str]
+        self,
+        paths: Sequence[Path],
+        device: Device = CPU,
+        *,
+        adapter: Adapter,
+        parts: Parts,
+        prefixes: Sequence[str],
+        transposed: Container[str] = (),
     ) -> None:
         super().__init__(paths, device)
         self._adapter = adapter
         self._parts_of_base = parts
+        self._transposed = transposed
         self._base = dict(self._tensors)
         self._added: dict[str, LowRank] = {}
         for module, low_rank in adapter.low_rank.items():
             name = located(f"{module}.weight", self._base, prefixes)
             if name is None:
                 raise WeightsError(f"{low_rank.source}: the base model ({self.source}) has no such module")
-            low_rank.check_shape(self.shape(name))
             self._added[name] = low_rank
         self._whole = {located(name, self._base, prefixes) or name: stored for name, stored in adapter.whole.items()}
         self._tensors.update({name: (adapter.file, stored) for name, stored in self._whole.items()})
@@ -52,9 +61,15 @@ class AdaptedWeights(WeightMap):
 
     def take(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
         """As the base's, with what the adapter adds."""
+        if name in self._whole and shape not in (None, self.shape(name)):
+            raise WeightsError(
+                f"adapter {self._adapter.name!r}: {name} has shape {self.shape(name)}, the base model asks for {shape}"
+            )
         tensor = super().take(name, shape)
-        low_rank = self._added.get(name)
-        return tensor if low_rank is None else low_rank.added_to(tensor)
+        if name in self._added:
+            return self._added[name].added_to(tensor, is_transposed=name in self._transposed)
+        # An adapter's files may be written anew while it is in use: nothing stays mapped.
+        return tensor.clone() if name in self._whole else tensor
 
     def take_as(self, name: str, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         """As the base's; a matrix the adapter changes is whole in memory."""
@@ -82,10 +97,15 @@ class AdaptedWeights(WeightMap):
         return made
 
     def finish(self, ignore: Iterable[str] = ()) -> None:
-        """As the base's; what the adapter changes must have been taken, whatever a pattern says."""
-        super().finish(ignore)
-        unused = sorted(name for name in (*self._added, *self._whole) if name not in self._used)
+        """As the base's. What the adapter changes must have been taken, but for what the base has and may ignore."""
+        patterns = [re.compile(pattern) for pattern in ignore]
+        unused = [
+            name
+            for name in sorted({*self._added, *self._whole} - self._used)
+            if name not in self._base or not any(pattern.fullmatch(name) for pattern in patterns)
+        ]
         if unused:
             raise WeightsError(
                 f"adapter {self._adapter.name!r} changes tensors the architecture has no use for: {', '.join(unused)}"
             )
+        super().finish(ignore)

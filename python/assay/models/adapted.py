@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from assay.errors import ConfigError
 from assay.lora.weights import AdaptedWeights
 from assay.models.family import SEQUENCE, TOKEN
+from assay.models.transformers_class import Outline
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,9 +46,14 @@ class Adaptation:
     parts: Parts = field(default_factory=dict)
     max_labels: int | None = None
 
-    def weights(self, paths: Sequence[Path], device: Device, prefixes: Sequence[str]) -> AdaptedWeights:
-        """The checkpoint at `paths` with the adapter's changes."""
-        return AdaptedWeights(paths, device, adapter=self.adapter, parts=self.parts, prefixes=prefixes)
+    def weights(self, paths: Sequence[Path], device: Device, plan: Plan) -> AdaptedWeights:
+        """The checkpoint at `paths` with the adapter's changes, for a family of this package."""
+        loader, prefixes = plan.family.backbone, plan.family.prefixes
+        assert not isinstance(loader, Outline)
+        transposed = {prefix + name for name in loader.transposed_tensors(plan.shape) for prefix in (*prefixes, "")}
+        return AdaptedWeights(
+            paths, device, adapter=self.adapter, parts=self.parts, prefixes=prefixes, transposed=transposed
+        )
 
     def config(self, plan: Plan) -> HFConfig:
         """The base's config, with another num_labels where the adapter has a classifier of its own with as many rows.

@@ -54,6 +54,12 @@ class DecoderLoader:
             listed += _with_bias(norm, shape.has_norm_bias)
         return listed + _with_bias(layer.q_norm, False) + _with_bias(layer.k_norm, False)
 
+    def transposed_tensors(self, shape: DecoderShape) -> list[str]:
+        """All projections of a family that has them so."""
+        layer = self.names.layer
+        modules = (*layer.qkv, layer.attn_out, *layer.mlp_up, layer.mlp_down) if layer.is_conv1d else ()
+        return [f"{name.format(idx)}.weight" for idx in range(shape.num_layers) for name in modules]
+
     def load(
         self,
         weights: WeightMap,

@@ -94,6 +94,10 @@ class EncoderLoader:
         modules += [part.format(i) for i in range(shape.num_layers) for part in parts]
         return names + [f"{module}.{kind}" for module in modules for kind in ("weight", "bias")]
 
+    def transposed_tensors(self, shape: EncoderShape) -> list[str]:
+        """None."""
+        return []
+
     def load(
         self,
         weights: WeightMap,

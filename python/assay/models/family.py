@@ -106,6 +106,10 @@ class BackboneLoader(Protocol[ShapeT_contra]):
         """Every tensor of the backbone, without its prefix."""
         ...
 
+    def transposed_tensors(self, shape: ShapeT_contra) -> list[str]:
+        """Weights of linear layers that a checkpoint has as [in_features, out_features], without their prefix."""
+        ...
+
     def load(
         self,
         weights: WeightMap,

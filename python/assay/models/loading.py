@@ -197,7 +197,7 @@ def load_weights(
     if adaptation is None or isinstance(loader, Outline):
         weights = WeightMap(files.weight_files(), device, has_numbers=has_numbers, parts=parts)
     else:
-        weights = adaptation.weights(files.weight_files(), device, plan.family.prefixes)
+        weights = adaptation.weights(files.weight_files(), device, plan)
     longest = longest_sequence(plan, max_model_len)
     backbone: Backbone
     if quantization is not None:

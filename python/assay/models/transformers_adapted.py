@@ -18,13 +18,15 @@ def replaced_names(model: Any, adapter: Adapter) -> set[str]:
 
 def merge(model: Any, adapter: Adapter) -> None:
     """Change the weights of a float32 model in place; raises WeightsError for what has no place in it."""
+    from transformers.pytorch_utils import Conv1D
+
     parameters = dict(model.named_parameters())
     for module, low_rank in adapter.low_rank.items():
         name = _place(model, f"{module}.weight")
         if name is None:
             raise WeightsError(f"{low_rank.source}: {type(model).__name__} has no such module")
-        low_rank.check_shape(tuple(parameters[name].shape))
-        parameters[name].data = low_rank.added_to(parameters[name].data)
+        is_transposed = isinstance(model.get_submodule(name.removesuffix(".weight")), Conv1D)
+        parameters[name].data = low_rank.added_to(parameters[name].data, is_transposed=is_transposed)
     for stated, stored in adapter.whole.items():
         name, tensor = _place(model, stated), adapter.file.get_tensor(stored)
         if name is None:
