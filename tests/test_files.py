@@ -97,7 +97,7 @@ def test_hub_arguments_are_passed_on(monkeypatch, tmp_path):
     assert not calls[-1][1]["local_files_only"]
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "a/b/c", "~/nothing-here", ""])
+@pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "a/b/c", "~/nothing-here", "~nobody-here/a", ""])
 def test_a_missing_path_is_not_looked_up_on_the_hub(name):
     with pytest.raises(ConfigError, match="no such folder"):
         resolve_model(name)

@@ -263,6 +263,11 @@ def renamed_layer(tensors: dict[str, torch.Tensor]) -> None:
         tensors[name.replace(".layer.1.", ".layer.7.")] = tensors.pop(name)
 
 
+def second_prefix(tensors: dict[str, torch.Tensor]) -> None:
+    for name in [name for name in tensors if ".layer.1." in name]:
+        tensors[name.replace(".bert.", ".")] = tensors[name].clone()
+
+
 def narrow_pair(tensors: dict[str, torch.Tensor]) -> None:
     name = next(name for name in tensors if name.endswith("query.lora_A.weight"))
     tensors[name] = tensors[name][:, :-1].contiguous()
@@ -272,6 +277,7 @@ def narrow_pair(tensors: dict[str, torch.Tensor]) -> None:
     ("edit", "message"),
     [
         (renamed_layer, r"adapter_model\.safetensors: bert\.encoder\.layer\.7\..*query: the base model .*no such mod"),
+        (second_prefix, r"adapter_model\.safetensors: .*layer\.1\..*: bert\.encoder.* is adapted twice"),
         (narrow_pair, r"adapter_model\.safetensors: bert\..*query adds a matrix \(64, 63\) to one of \(64, 64\)"),
         (extra_tensor("bert.extra.weight", (3, 3)), r"adapter.* no use for: bert\.extra\.weight"),
         (extra_tensor(f"{MODULE}.lora_diag", (4,)), r"adapter.* no use for: bert\..*query\.lora_diag"),
@@ -279,7 +285,16 @@ def narrow_pair(tensors: dict[str, torch.Tensor]) -> None:
         (extra_tensor("classifier.bias", (5,)), r"adapter.*classifier\.bias has shape \(5,\)"),
         (extra_tensor("bert.encoder.layer.0.output.dense.weight", (3, 3)), r"adapter.*output\.dense\.weight has shape"),
     ],
-    ids=["no such module", "another shape", "unknown", "variant of LoRA", "of an ignored head", "bias", "whole matrix"],
+    ids=[
+        "no such module",
+        "under two names",
+        "another shape",
+        "unknown",
+        "variant of LoRA",
+        "of an ignored head",
+        "bias",
+        "whole matrix",
+    ],
 )
 def test_what_does_not_fit_the_base_is_named_with_the_adapter(tmp_path: Path, edit: Any, message: str) -> None:
     model = lora_adapters.make_model("Bert")

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import llms
 from assay import LLM, ConfigError
@@ -56,6 +58,12 @@ def llm() -> Iterator[LLM]:
 
 @pytest.fixture
 def client(llm: LLM) -> Iterator[Client]:
+    with serving(llm, CHANGING) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def changing_client(llm: LLM) -> Iterator[Client]:
     with serving(llm, CHANGING) as made:
         yield made
 
@@ -148,6 +156,27 @@ def test_wrong_changes(client: Client, path: str, body: Any, status: int, kind: 
     assert message in error["message"]
 
 
+PATHS = st.one_of(st.none(), st.text().map("/{}".format), st.text().map("~{}".format), st.just("/" + "x" * 5000))
+VALUES = st.one_of(st.none(), st.booleans(), st.integers(), st.text(), st.lists(st.integers()))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    path=st.sampled_from((LOAD, UNLOAD)),
+    body=st.fixed_dictionaries(
+        {},
+        optional={
+            "lora_name": st.one_of(VALUES, st.just("a")),
+            "lora_path": st.one_of(PATHS, st.integers()),
+            "load_inplace": VALUES,
+            "base_model_name": st.one_of(VALUES, st.just("m")),
+        },
+    ),
+)
+def test_no_body_is_a_fault_of_the_server(changing_client: Client, path: str, body: Any) -> None:
+    assert 400 <= changing_client.post(path, body).status_code < 500
+
+
 def test_an_adapter_that_does_not_fit_is_a_400(client: Client, folders: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 64, "lora_alpha": 8}')
     error = client.error(LOAD, {"lora_name": "x", "lora_path": str(tmp_path)})
@@ -186,21 +215,21 @@ def test_the_routes_are_described(client: Client) -> None:
 
 
 def test_adapters_of_the_command_line(folders: dict[str, str]) -> None:
-    settings = ServerSettings(
+    made = ServerSettings(
         models=(ModelSpec(names=("m",), source=str(llms.folder()), keywords={"enable_lora": True}),),
         adapters=(AdapterSpec(name="a", path=folders["a"]), AdapterSpec(name="b", path=folders["b"])),
         requests=RequestPolicy(),
     )
     with ExitStack() as stack:
-        table = load_models(settings, stack)
+        table = load_models(made, stack)
         assert [model.name for model in (*table, *table.adapters)] == ["m", "a", "b"]
         assert table.adapters[0].engine is table.default.engine
 
 
 def test_adapters_need_a_model_that_takes_them(folders: dict[str, str]) -> None:
-    settings = ServerSettings(
+    made = ServerSettings(
         models=(ModelSpec(names=("m",), source=str(llms.folder())),),
         adapters=(AdapterSpec(name="a", path=folders["a"]),),
     )
     with ExitStack() as stack, pytest.raises(ConfigError, match=r"adapter 'a': no served model takes adapters"):
-        load_models(settings, stack)
+        load_models(made, stack)

@@ -78,7 +78,7 @@ def resolve_model(
     name = os.fspath(model)
     if name == DEMO_NAME:
         files = _demo_files()
-    elif name and (local := Path(name).expanduser()).is_dir():
+    elif (local := _local_folder(name)) is not None:
         files = ModelFiles(name, local)
     elif _looks_like_path(name):
         raise ConfigError(f"model={name!r}: there is no such folder")
@@ -96,15 +96,24 @@ def resolve_adapter(
 ) -> Path:
     """The folder of a PEFT adapter, downloaded where it is a Hub id; raises ConfigError."""
     name = os.fspath(path)
-    if (local := Path(name).expanduser()).is_dir():
+    if (local := _local_folder(name)) is not None:
         return local
     if _looks_like_path(name):
         raise ConfigError(f"No adapter found for {name}")
     return _download(name, None, token, offline, True, what=f"lora_path={name!r}")
 
 
+def _local_folder(name: str) -> Path | None:
+    """The folder of that name; None where there is none."""
+    try:
+        path = Path(name).expanduser()
+        return path if name and path.is_dir() else None
+    except (OSError, RuntimeError):  # too long a name; a home of nobody
+        return None
+
+
 def _looks_like_path(name: str) -> bool:
-    return name == "" or name.startswith((".", "~", os.sep)) or name.count("/") > 1 or Path(name).exists()
+    return name == "" or name.startswith((".", "~", os.sep)) or name.count("/") > 1 or os.path.exists(name)
 
 
 def _with_base(adapter: ModelFiles, token: str | bool | None, offline: bool | None, is_wanted: bool) -> ModelFiles:

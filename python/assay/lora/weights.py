@@ -50,6 +50,8 @@ class AdaptedWeights(WeightMap):
             name = located(f"{module}.weight", self._base, prefixes)
             if name is None:
                 raise WeightsError(f"{low_rank.source}: the base model ({self.source}) has no such module")
+            if name in self._added:
+                raise WeightsError(f"{low_rank.source}: {name} is adapted twice")
             self._added[name] = low_rank
         self._whole = {located(name, self._base, prefixes) or name: stored for name, stored in adapter.whole.items()}
         self._tensors.update({name: (adapter.file, stored) for name, stored in self._whole.items()})
