@@ -150,8 +150,8 @@ def main() -> None:
         print(f"{name}: {100 * share:.1f} % of the {PEAK_OF[name]} peak")
     if not args.no_save and not args.quick:
         path = record.path_of("decoder-qwen3-0.6b", header)
-        plot.write_plot(record.picture(path), record.title(header), [result])
         record.write(path, header | {"models": report.as_json([result])})
+        plot.write_plot(record.picture(path), record.title(header), [result])
 
 
 if __name__ == "__main__":

@@ -153,8 +153,8 @@ def main() -> None:
         return
     header = record.header("int8", args.threads, [limits])
     path = record.path_of("int8-demo", header)
-    write_plot(record.picture(path), record.title(header), turns, args.texts)
     record.write(path, header | {"verdict": str(verdict), "max_abs_error": errors, "seconds": turns})
+    write_plot(record.picture(path), record.title(header), turns, args.texts)
 
 
 if __name__ == "__main__":

@@ -157,8 +157,8 @@ def main() -> None:
         limits = [result["limits"] for result in results.values()]
         header = record.header("isa", args.threads, limits) | {"settings": {isa: SETTINGS[isa] for isa in args.isas}}
         path = record.path_of(f"isa-{args.model}", header)
-        write_plot(record.picture(path), record.title(header), rows)
         record.write(path, header | {"rows": rows, "runs": results})
+        write_plot(record.picture(path), record.title(header), rows)
 
 
 if __name__ == "__main__":

@@ -257,8 +257,8 @@ def main() -> None:
     if not args.no_save and not args.quick:
         header = record.header("kernels", args.threads, limits)
         path: Path = record.path_of("kernels", header)
-        roofline.write_plot(record.picture(path), record.title(header), rows, best)
         record.write(path, header | {"rows": rows})
+        roofline.write_plot(record.picture(path), record.title(header), rows, best)
 
 
 if __name__ == "__main__":

@@ -159,8 +159,8 @@ def main() -> None:
     if not args.no_save and not args.quick:
         header = record.header("latency", args.threads, [limits])
         path = record.path_of(f"latency-{args.model}", header)
-        write_plot(record.picture(path), record.title(header), pairs, found)
         record.write(path, header | {"skipped": result["skipped"], "measurements": report.samples_json(found)})
+        write_plot(record.picture(path), record.title(header), pairs, found)
 
 
 if __name__ == "__main__":

@@ -114,8 +114,8 @@ def save(header: dict[str, Any], results: list[report.ModelResult], model: str) 
     """JSON and PNG under bench/results."""
     name = f"rerank-{model}" + ("-cputime" if header["clock"] == "cpu" else "")
     path = record.path_of(name, header)
-    plot.write_plot(record.picture(path), record.title(header), results)
     record.write(path, header | {"models": report.as_json(results)})
+    plot.write_plot(record.picture(path), record.title(header), results)
 
 
 def main() -> None:

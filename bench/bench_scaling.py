@@ -212,8 +212,8 @@ def main() -> None:
         limits = machine.limits(args.threads, time.perf_counter)
         header = record.header("scaling", args.threads, [limits]) | {"model": args.model, "dtype": args.dtype}
         path = record.path_of(f"scaling-{args.model}", header)
-        write_plot(record.picture(path), record.title(header), rows)
         record.write(path, header | {"properties": [ratio.as_json() for ratio in found], "rows": rows})
+        write_plot(record.picture(path), record.title(header), rows)
 
 
 if __name__ == "__main__":

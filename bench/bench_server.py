@@ -165,8 +165,8 @@ def main() -> None:
     if not args.no_save and not args.quick:
         path = record.path_of("server-minilm", header)
         title = f"{header['machine']['cpu']}, {args.threads} threads, {header['date']}"
-        server_report.write_plot(record.picture(path), title, results)
         record.write(path, header | server_report.as_json(results))
+        server_report.write_plot(record.picture(path), title, results)
 
 
 if __name__ == "__main__":

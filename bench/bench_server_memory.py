@@ -140,8 +140,8 @@ def main() -> None:
     header = record.facts("server-memory", args.threads)
     path = record.path_of("server-memory-minilm", header)
     title = f"{args.requests} requests of random length, {header['machine']['cpu']}, {header['date']}"
-    write_plot(record.picture(path), title, samples)
     record.write(path, header | summary | {"samples": [[round(s.seconds, 2), s.rss_bytes] for s in samples]})
+    write_plot(record.picture(path), title, samples)
 
 
 if __name__ == "__main__":
