@@ -16,7 +16,6 @@
   "vmovdqa64 %%zmm" #high ", " #row " * 128 + 64(%[sums])\n\t"
 
 // Int8's registers: 0 to 3 weights, 4 and 5 a row's inputs, 6 and 7 products, 8 ones, 12 to 31 sums.
-
 // clang-format off: one row a line
 #define ASSAY_INT8_EACH_ROW(DO, octet) \
   DO(0, 12, 13, octet)                 \

@@ -51,7 +51,7 @@ inline void store_bytes(const float* from, Vec least, Vec factor, char* to) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(integers));
 }
 
-#if defined(__AVX512VNNI__) && !defined(ASSAY_ISA_EMULATION)
+#if defined(ASSAY_FIXED_POINT)
 constexpr int kShortRun = kVecWidth;  // floats that store_shorts takes
 
 // kShortRun floats * factor, rounded, to int16.
