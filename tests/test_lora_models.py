@@ -300,7 +300,8 @@ def test_what_an_adapter_leaves_alone_is_the_bases_own(
     save_adapter(model, tmp_path / "adapter", target_modules=where)
     with load(base) as llm:
         adapted = adapted_model(llm, request(tmp_path / "adapter"))
-        words = [each.backbone.embeddings.word for each in (llm.session.model, adapted)]  # type: ignore[attr-defined]
+        backbones: list[Any] = [llm.session.model.backbone, adapted.backbone]
+        words = [backbone.embeddings.word for backbone in backbones]
     assert (words[0] is words[1]) == ("word" not in changed)
     first, last, adapted_first, adapted_last = layers
     assert (last["row_keys"] is not None) == (name == "Bert")

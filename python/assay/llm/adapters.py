@@ -77,36 +77,38 @@ class Adapters:
                 return found
             made = self._made(request)
             with self._lock:
-                self._loaded[_key(request)] = made
-                self._loaded.move_to_end(_key(request))
+                self._loaded[adapter_key(request)] = made
+                self._loaded.move_to_end(adapter_key(request))
                 while len(self._loaded) > self._limit:
                     self._loaded.popitem(last=False)
         return made
 
     def _found(self, request: LoRARequest) -> PoolingModel | None:
         with self._lock:
-            found = None if request.load_inplace else self._loaded.get(_key(request))
+            found = None if request.load_inplace else self._loaded.get(adapter_key(request))
             if found is not None:
-                self._loaded.move_to_end(_key(request))
+                self._loaded.move_to_end(adapter_key(request))
             return found
 
     def models(self, requests: Sequence[LoRARequest | None]) -> list[PoolingModel | None] | None:
         """The adapted model of each prompt, None for the base's; None where all are. Each is loaded once a call."""
         wanted: dict[tuple[str, str], LoRARequest] = {}
         for request in requests:
-            if request is not None and (request.load_inplace or _key(request) not in wanted):
-                wanted[_key(request)] = request
+            if request is not None and (request.load_inplace or adapter_key(request) not in wanted):
+                wanted[adapter_key(request)] = request
         found = {key: self.model(request) for key, request in wanted.items()}
-        return [None if request is None else found[_key(request)] for request in requests] if found else None
+        return [None if request is None else found[adapter_key(request)] for request in requests] if found else None
 
 
-def _key(request: LoRARequest) -> tuple[str, str]:
+def adapter_key(request: LoRARequest) -> tuple[str, str]:
     """Two adapters may have one name; requests of one name are equal."""
     return request.lora_name, request.lora_path
 
 
 def lora_requests(lora_request: Any, count: int, *, is_enabled: bool) -> list[LoRARequest | None]:
     """What a call says of adapters, one entry per prompt; raises ValidationError."""
+    if lora_request is None:
+        return [None] * count
     is_list = isinstance(lora_request, list | tuple)
     requests = list(lora_request) if is_list else [lora_request] * count
     if len(requests) != count:

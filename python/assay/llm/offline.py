@@ -186,6 +186,12 @@ class LLM:
         renderer = loaded.renderer()
         wake = _no_threads if chosen.is_cuda else ops.wake_threads
         self._engine = Engine(loaded.model, renderer, config, loaded.max_model_len, wake=wake)
+        adapters, check = None, self._check_of(renderer, loaded) if self_check else None
+        if loaded.parts is not None:
+            make = functools.partial(
+                startup.load_adapter, loaded=loaded, limits=limits, token=hf_token, offline=offline, check=check
+            )
+            adapters = Adapters(make, limits.max_loaded)
         self._session = Session(
             loaded.model,
             renderer,
@@ -194,24 +200,15 @@ class LLM:
             loaded.max_model_len,
             prompts,
             raises_non_finite=non_finite == "raise",
+            adapters=adapters,
         )
-        if loaded.parts is not None:
-            make = functools.partial(
-                startup.load_adapter,
-                loaded=loaded,
-                limits=limits,
-                token=hf_token,
-                offline=offline,
-                check=self._check_of(renderer, loaded) if self_check else None,
-            )
-            self._session.adapters = Adapters(make, limits.max_loaded)
         self.quantization = None
         try:
             if quantization is not None:
                 load_exact = functools.partial(load, dtype="bfloat16", skip_tokenizer_init=True)
                 self.quantization = guard(loaded, self._session, quantization_data, load_exact)
-            if self_check:
-                self._check_of(renderer, loaded)(None)
+            if check is not None:
+                check(None)
         except BaseException:
             self._engine.close()
             raise

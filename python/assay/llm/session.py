@@ -16,7 +16,7 @@ from assay.chat import ChatOptions, conversations
 from assay.engine import Engine, Job, Result
 from assay.errors import NonFiniteError, ValidationError
 from assay.inputs import cache_salts, plain_prompts
-from assay.llm.adapters import lora_requests
+from assay.llm.adapters import adapter_key, lora_requests
 from assay.llm.calls import check_task, params_per_prompt, progress
 from assay.llm.pairs import compared, limited_texts, pair_prompts
 from assay.outputs import (
@@ -203,14 +203,15 @@ class Session:
             pairs = pair_prompts(queries, docs, limits, template, tokenizer, uses_separator=self._uses_separator)
             options = dataclasses.replace(options, only_second=limits.doc > 0)
             job = self._job(pairs, [params] * len(pairs), options, requests)
-            for model in set(self._models_of(job)):
-                scoring.check_kind(model.task, model.num_labels)
+            if is_adapted:
+                for model in set(self._models_of(job)):
+                    scoring.check_kind(model.task, model.num_labels)
             return Prepared(job, lambda results: [ScoringRequestOutput.from_base(result) for result in results])
         texts: list[Renderable] = [
             *limited_texts(queries, limits.query, tokenizer),
             *limited_texts(docs, limits.doc, tokenizer),
         ]
-        if len({request and (request.lora_name, request.lora_path) for request in requests}) > 1:
+        if len({request and adapter_key(request) for request in requests}) > 1:
             raise ValidationError("embeddings of different adapters cannot be compared: name one lora_request")
         job = self._job(texts, [params] * len(texts), options, requests[:1] * len(texts))
         pad = None if tokenizer is None else tokenizer.pad_token_id

@@ -14,7 +14,6 @@ from assay.weights import Parts, WeightMap
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
     from torch import Tensor
 
     from assay.device import Device
@@ -72,12 +71,6 @@ class AdaptedWeights(WeightMap):
             return self._added[name].added_to(tensor, is_transposed=name in self._transposed)
         # An adapter's files may be written anew while it is in use: nothing stays mapped.
         return tensor.clone() if name in self._whole else tensor
-
-    def take_as(self, name: str, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-        """As the base's; a matrix the adapter changes is whole in memory."""
-        if name not in self._added:
-            return super().take_as(name, shape, dtype)
-        return self.take(name, shape).to(dtype)
 
     def take_rows(self, name: str, rows: Sequence[int]) -> Tensor:
         """As the base's; raises WeightsError for a matrix that the adapter adds to."""

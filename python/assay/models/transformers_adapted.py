@@ -13,22 +13,24 @@ if TYPE_CHECKING:
 
 def replaced_names(model: Any, adapter: Adapter) -> set[str]:
     """Parameters of the model that the adapter holds whole: what the checkpoint has of them does not matter."""
-    return {name for name in (_place(model, name) for name in adapter.whole) if name is not None}
+    names, prefixes = dict(model.named_parameters()), _prefixes(model)
+    places = [located(name, names, prefixes) for name in adapter.whole]
+    return {place for place in places if place is not None}
 
 
 def merge(model: Any, adapter: Adapter) -> None:
     """Change the weights of a float32 model in place; raises WeightsError for what has no place in it."""
     from transformers.pytorch_utils import Conv1D
 
-    parameters = dict(model.named_parameters())
+    parameters, prefixes = dict(model.named_parameters()), _prefixes(model)
     for module, low_rank in adapter.low_rank.items():
-        name = _place(model, f"{module}.weight")
+        name = located(f"{module}.weight", parameters, prefixes)
         if name is None:
             raise WeightsError(f"{low_rank.source}: {type(model).__name__} has no such module")
         is_transposed = isinstance(model.get_submodule(name.removesuffix(".weight")), Conv1D)
         parameters[name].data = low_rank.added_to(parameters[name].data, is_transposed=is_transposed)
     for stated, stored in adapter.whole.items():
-        name, tensor = _place(model, stated), adapter.file.get_tensor(stored)
+        name, tensor = located(stated, parameters, prefixes), adapter.file.get_tensor(stored)
         if name is None:
             raise WeightsError(f"adapter {adapter.name!r} changes {stated}, which {type(model).__name__} does not have")
         if tensor.shape != parameters[name].shape:
@@ -39,6 +41,5 @@ def merge(model: Any, adapter: Adapter) -> None:
         parameters[name].data = tensor.to(parameters[name].dtype)
 
 
-def _place(model: Any, name: str) -> str | None:
-    names = {name for name, _ in model.named_parameters()}
-    return located(name, names, [f"{model.base_model_prefix}."])
+def _prefixes(model: Any) -> list[str]:
+    return [f"{model.base_model_prefix}."]

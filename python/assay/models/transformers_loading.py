@@ -81,8 +81,8 @@ def _from_pretrained(files: ModelFiles, outline: Outline, dtype: str, adapter: A
         raise WeightsError(f"{files.folder}: {'; '.join(info['error_msgs'])}")
     if adapter is not None:
         merge(model, adapter)
-        model = model.to(getattr(torch, dtype))
-    if is_relative(outline.config):  # DeBERTa v1 keeps some biases in float32, and then cannot run in transformers
+    if adapter is not None or is_relative(outline.config):
+        # Merging is in float32; DeBERTa v1 keeps some biases in it, and then cannot run in transformers.
         model = model.to(getattr(torch, dtype))
     return model.eval()
 

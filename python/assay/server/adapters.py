@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,8 +15,8 @@ from assay.server.body import parse_json, read_body
 from assay.server.dialects import vllm_reply
 from assay.server.dialects import vllm_schema as schema
 from assay.server.dialects.parsing import parsed
-from assay.server.endpoint import CLIENT_CLOSED_REQUEST, failure_response
-from assay.server.errors import ClientGone, failure_of, refuse, scrubbed
+from assay.server.endpoint import error_response
+from assay.server.errors import refuse, scrubbed
 from assay.server.served import ServedModel
 from assay.server.settings import AdapterSpec
 
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
     from assay.server.served import ModelTable
     from assay.server.state import ServerState
-
-logger = logging.getLogger(__name__)
 
 INVALID: Final = "InvalidUserInput"
 _NUMBERS = itertools.count(1)
@@ -73,13 +70,8 @@ class AdapterRoutes:
             body = await parse_json(raw)
             async with self._changing:
                 return Response(f"Success: {await change(body)}", media_type="text/plain")
-        except ClientGone:
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
         except Exception as err:
-            failure = failure_of(err)
-            if failure.status >= 500:
-                logger.error("changing adapters failed", exc_info=err)
-            return failure_response(vllm_reply.DIALECT, failure)
+            return error_response(vllm_reply.DIALECT, err, "changing adapters")
 
     async def _load(self, body: Any) -> str:
         form = parsed(schema.LoadAdapter, body)

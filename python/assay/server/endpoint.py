@@ -198,6 +198,16 @@ def failure_response(dialect: Dialect, failure: Failure) -> Response:
     return Response(orjson.dumps(content), status_code=status, headers=headers, media_type="application/json")
 
 
+def error_response(dialect: Dialect, err: Exception, doing: str) -> Response:
+    """The reply to a request that needs no model call and failed while `doing` it."""
+    if isinstance(err, ClientGone):
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    failure = failure_of(err)
+    if failure.status >= 500:
+        logger.error("%s failed", doing, exc_info=err)
+    return failure_response(dialect, failure)
+
+
 def _written(operation: Operation, call: Call, answer: Answer, stamp: Stamp) -> Payload:
     reply = operation.format(call, answer, stamp)
     return reply if isinstance(reply, Payload) else Payload(orjson.dumps(reply))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -19,8 +18,8 @@ from assay.server.dialects import vllm_schema as schema
 from assay.server.dialects.base import Dialect, always, has_key
 from assay.server.dialects.parsing import parsed
 from assay.server.dialects.vllm_form import chat_of
-from assay.server.endpoint import CLIENT_CLOSED_REQUEST, failure_response, wanted_dialect
-from assay.server.errors import ClientGone, failure_of, refuse
+from assay.server.endpoint import error_response, wanted_dialect
+from assay.server.errors import refuse
 from assay.server.prepare import chat_options
 from assay.server.whole_text import bounded
 
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from assay.server.served import ServedModel
     from assay.server.state import ServerState
 
-
-logger = logging.getLogger(__name__)
 
 MAX_DESCRIBED: Final = 2_000_000
 """Characters that TEI's /tokenize takes, about TEI's own limit: each of their tokens becomes an object of JSON."""
@@ -63,13 +60,8 @@ class TokenEndpoint:
             work = self._choose(body, request)
             loop = asyncio.get_running_loop()
             content = await loop.run_in_executor(state.runner.threads, _written, work, body, state)
-        except ClientGone:
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
         except Exception as err:
-            failure = failure_of(err)
-            if failure.status >= 500:
-                logger.error("tokenizing failed", exc_info=err)
-            return failure_response(work.dialect, failure)
+            return error_response(work.dialect, err, "tokenizing")
         finally:
             state.offers.add(-1)
             state.spare_memory.note(len(raw))
