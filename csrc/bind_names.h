@@ -26,8 +26,13 @@ Value by_name(const Named<Value> (&table)[kSize], const std::string& name, const
 }
 
 inline constexpr Named<Activation> kActivations[] = {
-    {"none", Activation::kNone}, {"gelu", Activation::kGeluErf}, {"gelu_tanh", Activation::kGeluTanh},
-    {"relu", Activation::kRelu}, {"silu", Activation::kSilu},    {"tanh", Activation::kTanh}};
+    {"none", Activation::kNone},
+    {"gelu", Activation::kGeluErf},
+    {"gelu_tanh", Activation::kGeluTanh},
+    {"gelu_quick", Activation::kGeluQuick},
+    {"relu", Activation::kRelu},
+    {"silu", Activation::kSilu},
+    {"tanh", Activation::kTanh}};
 inline constexpr Named<NormKind> kNormKinds[] = {{"layer", NormKind::kLayer}, {"rms", NormKind::kRms}};
 inline constexpr Named<Pooling> kPoolings[] = {
     {"cls", Pooling::kCls}, {"last_token", Pooling::kLastToken}, {"mean", Pooling::kMean}};

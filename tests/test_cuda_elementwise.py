@@ -194,7 +194,10 @@ def test_cuda_elementwise_refuses_wrong_arguments(module: Any) -> None:
             module.rotary(**{**rotary, **change})
     gate = {"gate_up": 64, "out": 64, "num_live_rows": 0, "num_rows": 1, "inner_size": 8, "stream": 0}
     for change, message in [
-        ({"activation": "swish"}, "activation='swish': choose one of none, gelu, gelu_tanh, relu, silu, tanh"),
+        (
+            {"activation": "swish"},
+            "activation='swish': choose one of none, gelu, gelu_tanh, gelu_quick, relu, silu, tanh",
+        ),
         ({"inner_size": 0}, "inner_size must be 1 to 2147483647, got 0"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -34,6 +34,7 @@ ACTIVATIONS = {
     "none": lambda x: x,
     "gelu": lambda x: 0.5 * x * (1 + torch.erf(x / math.sqrt(2))),
     "gelu_tanh": lambda x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "gelu_quick": lambda x: x * torch.sigmoid(1.702 * x),
     "relu": torch.relu,
     "silu": lambda x: x * torch.sigmoid(x),
     "tanh": torch.tanh,

@@ -68,7 +68,8 @@ quantization_data revision tokenizer_revision chat_template score_template hf_to
 override_pooler_config max_model_len model_impl max_batch_tokens max_num_batched_tokens max_batch_size max_num_seqs
 num_threads scheduling_policy max_queued_tokens result_cache_bytes offline device enforce_eager
 gpu_memory_utilization self_check non_finite
-enable_lora max_lora_rank max_loras max_cpu_loras max_lora_cls_labels"""
+enable_lora max_lora_rank max_loras max_cpu_loras max_lora_cls_labels
+allowed_local_media_path allowed_media_domains limit_mm_per_prompt mm_processor_kwargs"""
 
 
 def test_llm_signature_is_pinned() -> None:

@@ -58,7 +58,7 @@ def theirs(template: str, messages: list[dict[str, Any]], **kwargs: Any) -> str:
 
 def ours(template: str, messages: list[dict[str, Any]], options: ChatOptions = ChatOptions()) -> str:  # noqa: B008
     tokens = reranker_tokenizers.llama3().special_tokens_map
-    return render_chat(Template(template, tokens), messages, options, "X")
+    return render_chat(Template(template, tokens), messages, options, "X").text
 
 
 @pytest.mark.parametrize("template", [CHATML, TRIMMING, FEATURES], ids=["chatml", "trimming", "features"])

@@ -11,7 +11,7 @@ namespace assay {
 enum class DType : int { kFloat32, kBFloat16, kInt32, kInt8, kUInt8, kFloat16 };
 
 // Elementwise functions a linear layer can end with.
-enum class Activation : int { kNone, kGeluErf, kGeluTanh, kRelu, kSilu, kTanh };
+enum class Activation : int { kNone, kGeluErf, kGeluTanh, kGeluQuick, kRelu, kSilu, kTanh };
 
 // What turns a row of logits into scores.
 enum class HeadActivation : std::uint8_t { kIdentity = 0, kSigmoid = 1, kSoftmax = 2 };

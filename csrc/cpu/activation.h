@@ -13,6 +13,8 @@ inline Vec activate(Vec x) {
     // x/2 (1 + tanh(u)) = x / (1 + exp(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3): one exp, and no cancellation below 0.
     const Vec cubic = vec_fma(vec_mul(x, x), vec_set1(-1.59576912f * 0.044715f), vec_set1(-1.59576912f));
     return vec_div(x, vec_add(one, vec_exp(vec_mul(x, cubic))));
+  } else if constexpr (kActivation == Activation::kGeluQuick) {
+    return vec_div(x, vec_add(one, vec_exp(vec_mul(x, vec_set1(-1.702f)))));
   } else if constexpr (kActivation == Activation::kRelu) {
     return vec_max(vec_zero(), x);  // in this order: vec_max returns its second operand on NaN
   } else if constexpr (kActivation == Activation::kSilu) {
@@ -39,6 +41,8 @@ inline void with_activation(Activation activation, Body&& body) {
       return body(ActivationTag<Activation::kGeluErf>{});
     case Activation::kGeluTanh:
       return body(ActivationTag<Activation::kGeluTanh>{});
+    case Activation::kGeluQuick:
+      return body(ActivationTag<Activation::kGeluQuick>{});
     case Activation::kRelu:
       return body(ActivationTag<Activation::kRelu>{});
     case Activation::kSilu:

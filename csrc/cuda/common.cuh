@@ -30,6 +30,8 @@ __device__ inline float activate(Activation activation, float x) {
       const float u = 0.79788456f * (x + 0.044715f * x * x * x);
       return x / (1.0f + expf(-2.0f * u));
     }
+    case Activation::kGeluQuick:
+      return x / (1.0f + expf(-1.702f * x));
     case Activation::kRelu:
       return x < 0.0f ? 0.0f : x;
     case Activation::kSilu:

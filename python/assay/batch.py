@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from assay.device import Device
+    from assay.image_patches import PlacedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +22,14 @@ class Sequence:
     """Token ids of one input; token_type_ids None means all zero.
 
     num_original: tokens before truncation and padding; None is the length of input_ids, or unknown where is_truncated.
+    images: in the order of their tokens, as many of them in a row as an image takes.
     """
 
     input_ids: list[int]
     token_type_ids: list[int] | None = None
     is_truncated: bool = False
     num_original: int | None = None
+    images: tuple[PlacedImage, ...] = ()
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -45,6 +48,8 @@ class RaggedBatch:
 
     known_seqlens: the lengths, as `pack` knows them: a device that has cu_seqlens would have to be waited for.
     schedule: on CUDA the order of attention's work, which all layers share (`ops.attention_schedule`).
+    images: of all sequences, by their first tokens in the batch. section_positions: int32 [3, num_tokens], of models
+    whose tokens have a frame, a row and a column; None where the three are position_ids.
     """
 
     input_ids: Tensor
@@ -60,6 +65,8 @@ class RaggedBatch:
     num_seqs: int
     known_seqlens: list[int] | None = None
     schedule: Tensor | None = None
+    images: tuple[PlacedImage, ...] = ()
+    section_positions: Tensor | None = None
 
     def seqlens(self) -> list[int]:
         """The length of every sequence."""
@@ -124,4 +131,11 @@ def pack(sequences: list[Sequence], position_offset: int = 0) -> RaggedBatch:
         num_tokens=num_tokens,
         num_seqs=num_seqs,
         known_seqlens=seqlens,
+        images=tuple(
+            replace(placed, start=placed.start + first)
+            for sequence, first in zip(sequences, cu_seqlens[:-1].tolist(), strict=True)
+            for placed in sequence.images
+        )
+        if any(sequence.images for sequence in sequences)
+        else (),
     )

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from assay.errors import ValidationError
+from assay.media import message_parts, read_parts
 
 if TYPE_CHECKING:
+    from assay.media import ImageRules, ImageSource
     from assay.templates import Template
 
 Message = Mapping[str, Any]
@@ -22,6 +24,14 @@ _BOTH_FLAGS: Final = "Cannot set both `continue_final_message` and `add_generati
 _RESERVED: Final = ("messages", "tokenize", "chat_template", "continue_final_message")
 _END: Final = "\ue000end of the final message\ue001 "
 """Marks where the final message ends; characters of the private use area, and a space that shows a trimmed end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A conversation as text, and its images in the order of their marks in it."""
+
+    text: str
+    images: tuple[ImageSource, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,44 +77,46 @@ def _is_conversation(prompt: Any) -> bool:
     return isinstance(prompt, list | tuple) and bool(prompt) and isinstance(prompt[0], Mapping) and "role" in prompt[0]
 
 
-def render_chat(template: Template, messages: Sequence[Message], options: ChatOptions, architecture: str) -> str:
-    """The text of one conversation; `architecture` is named when media reach a text model. Raises ValidationError."""
+def render_chat(
+    template: Template,
+    messages: Sequence[Message],
+    options: ChatOptions,
+    architecture: str,
+    rules: ImageRules | None = None,
+) -> Rendered:
+    """One conversation. architecture: named when media reach a model that does not take them; rules: its images.
+
+    Raises ValidationError.
+    """
     as_parts = template.takes_parts if options.content_format == "auto" else options.content_format == "openai"
-    plain = [_message(message, as_parts, architecture) for message in messages]
+    images: list[ImageSource] = []
+    plain = [_message(message, as_parts, architecture, rules, images) for message in messages]
     ends_with = _mark_end(plain) if options.continue_final_message else ""
     variables = {**(options.chat_template_kwargs or {}), "add_generation_prompt": options.add_generation_prompt}
     text = template.render(plain, **variables)
-    return _cut_at_mark(text, ends_with) if options.continue_final_message else text
+    text = _cut_at_mark(text, ends_with) if options.continue_final_message else text
+    if rules is not None:
+        rules.check_count(len(images))
+    return Rendered(text, tuple(images))
 
 
-def _message(message: Any, as_parts: bool, architecture: str) -> dict[str, Any]:
-    """A message with its content as the template wants it: a str, or a list of text parts."""
+def _message(
+    message: Any, as_parts: bool, architecture: str, rules: ImageRules | None, images: list[ImageSource]
+) -> dict[str, Any]:
+    """A message with its content as the template wants it: a str, or a list of parts. Its images join `images`."""
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise ValidationError(f"a message must be a dict with `role` and `content`, got {message!r}")
     content = message.get("content")
-    if content is None:
-        texts = []
-    elif isinstance(content, str):
-        texts = [content]
-    elif isinstance(content, Sequence):
-        texts = [_part_text(part, architecture) for part in content]
-    else:
+    if content is None or isinstance(content, str):
+        content = [] if content is None else [content]
+    elif not isinstance(content, Sequence):
         raise ValidationError(f"a message's content must be str or a list of parts, got {type(content).__name__}")
-    parts = [{"type": "text", "text": text} for text in texts]
-    return {**message, "content": parts if as_parts else "\n".join(texts)}
-
-
-def _part_text(part: Any, architecture: str) -> str:
-    if isinstance(part, str):
-        return part
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
-        return str(part["text"])
-    if kind == "refusal" and isinstance(part.get("refusal"), str):
-        return str(part["refusal"])
-    if isinstance(kind, str) and kind != "text":
-        raise ValidationError(f"MultiModalParam is not supported for {architecture}")
-    raise ValidationError(f"a content part must be a str or {{'type': 'text', 'text': str}}, got {part!r}")
+    parts = read_parts(content, architecture, rules)
+    images += parts.images
+    if as_parts:
+        return {**message, "content": list(message_parts(parts))}
+    text = "\n".join(parts.texts)
+    return {**message, "content": text if rules is None else rules.placed(text, len(parts.images))}
 
 
 def _mark_end(messages: list[dict[str, Any]]) -> str:

@@ -79,7 +79,8 @@ class Request:
         """Equal for requests that have the same result: bit for bit, whatever batch they run in."""
         ids, types = self.sequence.input_ids, self.sequence.token_type_ids
         number = 0 if self.model is None else self.model.number
-        return array("i", ids).tobytes(), types and bytes(types), self.use_activation, self.dimensions, number
+        images = tuple(placed.image.digest for placed in self.sequence.images)
+        return array("i", ids).tobytes(), types and bytes(types), images, self.use_activation, self.dimensions, number
 
 
 def run_batch(model: Runnable, requests: list[Request]) -> list[Outcome]:

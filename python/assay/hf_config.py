@@ -52,11 +52,21 @@ class HFConfig:
         return cls(read_json(path)).overridden(overrides)
 
     def overridden(self, overrides: Overrides | None) -> HFConfig:
-        """This config with keys changed (a dict), or what a callable makes of it."""
+        """This config with keys changed (a dict), or what a callable makes of it.
+
+        A part of it, such as text_config, is changed key by key; architectures named there are those of the whole.
+        """
         if callable(overrides):
             changed = overrides(self)
             return self if changed is None else changed
-        self.update(overrides or {})
+        changes = dict(overrides or {})
+        for name, value in list(changes.items()):
+            own = self._values.get(name)
+            if name.endswith("_config") and isinstance(value, dict) and isinstance(own, dict):
+                changes[name] = {**own, **value}
+                if "architectures" in value:
+                    changes.setdefault("architectures", value["architectures"])
+        self.update(changes)
         return self
 
     def update(self, values: dict[str, Any]) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from numbers import Integral
-from typing import Any, Final, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypedDict
 
 from assay.errors import ValidationError
+from assay.media import Illustrated, images_of
+
+if TYPE_CHECKING:
+    from assay.media import ImageRules
 
 logger = logging.getLogger(__name__)
 
@@ -38,27 +42,28 @@ Prompt: TypeAlias = "str | list[int] | TextPrompt | TokensPrompt | TextPairPromp
 PlainPrompt: TypeAlias = "str | list[int] | tuple[str, str]"
 
 _MULTIMODAL_KEYS: Final = ("multi_modal_data", "multi_modal_uuids", "mm_processor_kwargs", "media_io_kwargs")
+_MEDIA_OPTIONS: Final = ("mm_processor_kwargs", "media_io_kwargs")
 _KNOWN_KEYS: Final = frozenset(("prompt", "prompt_token_ids", "cache_salt", *_MULTIMODAL_KEYS))
 _MAX_SALT_LENGTH: Final = 128
 
 
-def plain_prompts(prompts: Any, architecture: str) -> list[PlainPrompt]:
-    """Every prompt of one call, in order; `architecture` is named when media reach a text model.
+def plain_prompts(prompts: Any, architecture: str, rules: ImageRules | None = None) -> list[PlainPrompt | Illustrated]:
+    """Every prompt of one call, in order; `architecture` is named when media reach a text model, which has no `rules`.
 
     A non-empty list of integers is one prompt. Raises ValidationError, or ValueError for an empty list.
     """
     if hasattr(prompts, "tolist"):  # numpy and torch arrays, pandas columns
         prompts = prompts.tolist()
     if isinstance(prompts, str | Mapping) or _is_token_ids(prompts):
-        return [_plain(prompts, architecture)]
+        return [_plain(prompts, architecture, rules)]
     if not isinstance(prompts, Sequence) or isinstance(prompts, bytes | bytearray):
         raise ValidationError(f"prompts must be str, token ids, dict or a sequence of those, got {_kind(prompts)}")
     if not prompts:
         raise ValidationError("You must pass at least one prompt")
-    plain: list[PlainPrompt] = []
+    plain: list[PlainPrompt | Illustrated] = []
     for index, prompt in enumerate(prompts):
         try:
-            plain.append(prompt if type(prompt) is str else _plain(prompt, architecture))
+            plain.append(prompt if type(prompt) is str else _plain(prompt, architecture, rules))
         except ValidationError as err:
             err.add_note(f"in prompts[{index}]")
             raise
@@ -74,11 +79,11 @@ def _is_token_ids(value: Any) -> bool:
     return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], Integral)
 
 
-def _plain(prompt: Any, architecture: str) -> PlainPrompt:
+def _plain(prompt: Any, architecture: str, rules: ImageRules | None) -> PlainPrompt | Illustrated:
     if isinstance(prompt, str):
         return prompt
     if isinstance(prompt, Mapping):
-        return _plain_from_dict(prompt, architecture)
+        return _plain_from_dict(prompt, architecture, rules)
     if hasattr(prompt, "tolist"):
         prompt = prompt.tolist()
     if isinstance(prompt, list | tuple):
@@ -96,14 +101,28 @@ def _token_ids(values: Sequence[Any]) -> list[int]:
     return [int(value) for value in ids]
 
 
-def _plain_from_dict(prompt: Mapping[str, Any], architecture: str) -> PlainPrompt:
+def _plain_from_dict(
+    prompt: Mapping[str, Any], architecture: str, rules: ImageRules | None
+) -> PlainPrompt | Illustrated:
     if "data" in prompt:
         raise ValidationError("The 'data' field is only supported for the 'plugin' pooling task.")
     if prompt.get("prompt_embeds") is not None:
         raise ValidationError("prompt_embeds is not supported: pass `prompt` or `prompt_token_ids`")
-    if any(prompt.get(key) for key in _MULTIMODAL_KEYS):
-        raise ValidationError(f"MultiModalParam is not supported for {architecture}")
     check_cache_salt(prompt.get("cache_salt"))
+    if rules is None and any(prompt.get(key) for key in _MULTIMODAL_KEYS):
+        raise ValidationError(f"MultiModalParam is not supported for {architecture}")
+    options = [key for key in _MEDIA_OPTIONS if prompt.get(key)]
+    if options:
+        raise ValidationError(f"{options[0]} of a prompt is not supported: give LLM(...) mm_processor_kwargs")
+    if not prompt.get("multi_modal_data"):
+        return _without_media(prompt)
+    assert rules is not None
+    images = images_of(prompt["multi_modal_data"], architecture)
+    rules.check_count(len(images))
+    return Illustrated(_without_media(prompt), images) if images else _without_media(prompt)
+
+
+def _without_media(prompt: Mapping[str, Any]) -> PlainPrompt:
     if "text_pair" in prompt:
         return _pair(prompt)
     unknown = sorted(set(prompt) - _KNOWN_KEYS)

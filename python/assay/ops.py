@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from assay.device import Device
 
-ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu", "silu", "tanh")
+ACTIVATIONS = ("none", "gelu", "gelu_tanh", "gelu_quick", "relu", "silu", "tanh")
 """Names `linear` and the layers accept; "gelu" is the erf form."""
 
 HEAD_ACTIVATIONS = {"identity": 0, "sigmoid": 1, "softmax": 2}

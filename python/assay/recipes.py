@@ -28,7 +28,7 @@ class Recipe:
 
     classifier: the architecture it is run as. label_tokens, method: as in `convert`; none where the checkpoint has a
     head of its own. template: its name, template_text the text; None encodes the pair with the tokenizer. prompt: the
-    system message every pair begins with.
+    system message every pair begins with. suffix_ids: tokens that stand behind every pair, whatever its template.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Recipe:
     template_text: str | None = None
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     prompt: str | None = None
+    suffix_ids: tuple[int, ...] = ()
 
     def template_source(self) -> str | None:
         """The text of the template."""
@@ -62,6 +63,11 @@ class Known:
     phrase: str | None = None
     name_pattern: str | None = None
     trimmed_eos: str | None = None
+
+
+def _jina_vl(classifier: str) -> Known:
+    recipe = Recipe("jina-reranker-m0", classifier, template="jina_reranker_m0.jinja", suffix_ids=(100,))
+    return Known(recipe, tokens=("<|vision_start|>", "<|image_pad|>", "<|vision_end|>"))
 
 
 KNOWN: Final = (
@@ -97,6 +103,21 @@ KNOWN: Final = (
         phrase="determine whether the passage contains an answer to the query",
         name_pattern=r"bge-reranker-v2-gemma",
     ),
+    Known(
+        Recipe(
+            "qwen3-vl-reranker",
+            "Qwen3VLForSequenceClassification",
+            ("no", "yes"),
+            TWO_WAY,
+            template="qwen3_vl_reranker.jinja",
+        ),
+        tokens=("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>"),
+        causal="Qwen3VLForConditionalGeneration",
+        phrase="Judge whether the Document meets the requirements based on the Query",
+        name_pattern=r"qwen3-vl-reranker",
+    ),
+    _jina_vl("JinaVLForRanking"),
+    _jina_vl("JinaVLForSequenceClassification"),
     Known(
         Recipe(
             "llama-nemotron-rerank", "LlamaBidirectionalForSequenceClassification", template="nemotron-rerank.jinja"

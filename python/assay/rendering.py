@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from assay.batch import Sequence
 from assay.errors import ConfigError, ValidationError
+from assay.image_patches import PlacedImage
+from assay.media import Illustrated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from assay.content import Content
+    from assay.image_reader import ImageReader
     from assay.tokenize_options import TokenizeOptions
     from assay.tokenizer import Tokenizer
 
@@ -48,14 +51,16 @@ class Deferred(Protocol):
 
 Plain: TypeAlias = "str | tuple[str, str] | list[int]"
 """A text, a text pair or token ids."""
-Renderable: TypeAlias = "Plain | Deferred"
+Renderable: TypeAlias = "Plain | Deferred | Illustrated"
 _PLAIN = (str, tuple, list)
+_WITH_TEXT = (*_PLAIN, Illustrated)
 
 
 class Renderer:
     """Turns prompts into sequences for one model. Any number of threads may call it.
 
     pad_read_at_end: of a model that reads the last token of a prompt, the id that transformers would not read there.
+    images: how it reads images, None where it takes none.
     """
 
     def __init__(
@@ -65,8 +70,10 @@ class Renderer:
         type_vocab_size: int,
         *,
         pad_read_at_end: int | None = None,
+        images: ImageReader | None = None,
     ) -> None:
         self.tokenizer = tokenizer
+        self._images = images
         self._pad_read_at_end = pad_read_at_end
         self._first_warning = threading.Lock()  # taken by the first warning and kept
         self._vocab_size = vocab_size
@@ -87,6 +94,8 @@ class Renderer:
         first_texts: keeps what the first texts of pairs are encoded to, for further calls with the same options.
         """
         first = first_index if first_index + len(prompts) > 1 else None
+        if any(isinstance(prompt, Illustrated) for prompt in prompts):
+            return self._render_mixed(prompts, options, first_ones, first, first_texts)
         sequences = []
         plain = self._encode([prompt for prompt in prompts if isinstance(prompt, _PLAIN)], options, first_texts)
         deferred = self._encode_deferred(prompts, options, first)
@@ -101,11 +110,71 @@ class Renderer:
             sequences.append(sequence)
         return sequences
 
+    def _render_mixed(
+        self,
+        prompts: list[Renderable],
+        options: TokenizeOptions,
+        first_ones: list[int | None] | None,
+        first: int | None,
+        first_texts: dict[str, Content] | None,
+    ) -> list[Sequence]:
+        """Of prompts with images, which are rendered one by one: each leaves another number of tokens for its text."""
+        sequences = []
+        for position, prompt in enumerate(prompts):
+            ones = None if first_ones is None else [first_ones[position]]
+            with _naming(first, position):
+                if isinstance(prompt, Illustrated):
+                    sequences.append(self._illustrated(prompt, options))
+                else:
+                    sequences += self.render([prompt], options, ones, 0, first_texts)
+        return sequences
+
+    def _illustrated(self, prompt: Illustrated, options: TokenizeOptions) -> Sequence:
+        """The ids of a prompt with an image's tokens where its placeholder stands; what is cut is cut of the text."""
+        grids = []
+        if prompt.images:
+            assert self._images is not None
+            grids = [source.grid(self._images) for source in prompt.images]
+        added = sum(grid.num_tokens - 1 for grid in grids) + len(prompt.suffix_ids)
+        room = None if options.truncate_to is None else options.truncate_to - added
+        if room is not None and room < 1:
+            raise ValidationError(
+                f"truncate_prompt_tokens={options.truncate_to} leaves no room for text: the images of the prompt take "
+                f"{added + len(grids)} tokens",
+                parameter="truncate_prompt_tokens",
+            )
+        (plain,) = self.render([prompt.prompt], dataclasses.replace(options, truncate_to=room, pad_to=None))
+        ids: list[int] = []
+        placed: list[PlacedImage] = []
+        for token_id in plain.input_ids:
+            if grids and self._images is not None and token_id == self._images.token_id:
+                if len(placed) < len(grids):
+                    grid = grids[len(placed)]
+                    placed.append(PlacedImage(len(ids), grid))
+                    ids += [token_id] * grid.num_tokens
+                    continue
+                placed.append(PlacedImage(len(ids), grids[-1]))
+            ids.append(token_id)
+        if len(placed) != len(grids):
+            where = " after it was cut" if plain.is_truncated else ""
+            raise ValidationError(
+                f"the prompt has {len(placed)} image tokens for {len(grids)} images{where}: each image needs one",
+                parameter="image_url",
+            )
+        known = plain.num_original
+        sequence = dataclasses.replace(
+            plain,
+            input_ids=ids + list(prompt.suffix_ids),
+            images=tuple(placed),
+            num_original=None if known is None else known + added,
+        )
+        return self._sized(sequence, dataclasses.replace(options, truncate_to=None), is_text=True)
+
     def _encode_deferred(
         self, prompts: list[Renderable], options: TokenizeOptions, first: int | None
     ) -> Iterator[Sequence]:
         """Sequences of the deferred prompts, of at most options.truncate_to tokens."""
-        deferred = {position: prompt for position, prompt in enumerate(prompts) if not isinstance(prompt, _PLAIN)}
+        deferred = {place: prompt for place, prompt in enumerate(prompts) if not isinstance(prompt, _WITH_TEXT)}
         texts: dict[int, str] = {}
         for position, prompt in deferred.items():
             with _naming(first, position):

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from assay.errors import ValidationError
+from assay.media import read_parts
 from assay.tasks import SCORE_KINDS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from assay.hf_config import HFConfig
+    from assay.media import ImageRules, ImageSource
 
 logger = logging.getLogger(__name__)
 
@@ -22,10 +24,14 @@ _LIMITS: Final = ("max_tokens_per_query", "max_tokens_per_doc")
 
 @dataclass(frozen=True, slots=True)
 class ScoreText:
-    """One side of a pair; is_parts tells that it came as content parts, which bi-encoders never cut."""
+    """One side of a pair; is_parts tells that it came as content parts, which bi-encoders never cut.
+
+    images: the text has a placeholder for each.
+    """
 
     text: str
     is_parts: bool = False
+    images: tuple[ImageSource, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,33 +57,26 @@ def check_kind(task: str, num_labels: int) -> str:
     return kind
 
 
-def score_texts(data: Any, architecture: str) -> list[ScoreText]:
-    """One side of a score call: a str, {"content": [parts]} or a list of those."""
+def score_texts(data: Any, architecture: str, rules: ImageRules | None = None) -> list[ScoreText]:
+    """One side of a score call: a str, {"content": [parts]} or a list of those; rules: of a model that takes images."""
     if isinstance(data, str | Mapping):
         data = [data]
     elif hasattr(data, "tolist"):
         data = data.tolist()
     if not isinstance(data, Sequence):
         raise ValidationError(f"score inputs must be str, a content dict or a list of those, got {type(data).__name__}")
-    return [ScoreText(item) if isinstance(item, str) else _from_parts(item, architecture) for item in data]
+    return [ScoreText(item) if isinstance(item, str) else _from_parts(item, architecture, rules) for item in data]
 
 
-def _from_parts(item: Any, architecture: str) -> ScoreText:
+def _from_parts(item: Any, architecture: str, rules: ImageRules | None) -> ScoreText:
     content = item.get("content") if isinstance(item, Mapping) else None
     if isinstance(content, str):
         return ScoreText(content, is_parts=True)
     if not isinstance(content, Sequence):
         raise ValidationError(f"a score input must be str or {{'content': [parts]}}, got {type(item).__name__}")
-    texts = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, Mapping) else "text" if isinstance(part, str) else None
-        text = part if isinstance(part, str) else part.get("text") if kind == "text" else None
-        if kind != "text":
-            raise ValidationError(f"MultiModalParam is not supported for {architecture}")
-        if not isinstance(text, str):
-            raise ValidationError(f"a text part needs `text` (str), got {part!r}")
-        texts.append(text)
-    return ScoreText("\n".join(texts), is_parts=True)
+    parts = read_parts(content, architecture, rules)
+    text = "\n".join(parts.texts)
+    return ScoreText(text if rules is None else rules.placed(text, len(parts.images)), True, parts.images)
 
 
 def check_pairing(num_queries: int, num_docs: int) -> None:

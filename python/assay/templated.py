@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -19,14 +20,15 @@ MAX_FRAMES: Final = 256
 """Queries of one call whose frame is kept."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ScoreTemplate:
     """A template with everything but the pair.
 
     variables: what else it may read (`instruction`, ...). prompt: a system message before every pair; takes_system: an
     instruction stands there too. added_bos: the token the tokenizer puts in front by itself, as text: where the
     template writes it as well it is dropped, so that it is there once. ends: how every text of it begins and ends,
-    where pairs may come rendered already. frames: pairs without document, encoded already.
+    where pairs may come rendered already. suffix_ids: tokens behind every pair. frames: pairs without document, encoded
+    already.
     """
 
     template: Template
@@ -35,6 +37,7 @@ class ScoreTemplate:
     takes_system: bool = False
     added_bos: str | None = None
     ends: tuple[str, str] | None = None
+    suffix_ids: tuple[int, ...] = ()
     frames: dict[str, Sequence] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def text(self, query: str, doc: str, *, has_special_tokens: bool = True) -> str:
@@ -49,6 +52,13 @@ class ScoreTemplate:
     def has_rendered(self, query: str, doc: str) -> bool:
         """Whether the caller has put the prompt around the pair already: the two texts are then only joined."""
         return self.ends is not None and query.startswith(self.ends[0]) and doc.endswith(self.ends[1])
+
+    @functools.cached_property
+    def puts_document_first(self) -> bool:
+        """Whether the document stands before the query in what is rendered, and its images with it."""
+        marks = "\ue002", "\ue003"
+        text = self.text(*marks)
+        return -1 < text.find(marks[1]) < text.find(marks[0])
 
     @property
     def _instruction(self) -> str | None:

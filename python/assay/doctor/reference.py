@@ -46,8 +46,14 @@ class Reference:
         self.head = _read_head(files.head_folder)
         self.modules = [] if self.head or language_model else _read_modules(files.folder)
         kind = "AutoModel"
+        reads_images = "vision_config" in self.config
         if language_model is not None:
-            kind = "AutoModelForCausalLM"
+            kind = "AutoModelForImageTextToText" if reads_images else "AutoModelForCausalLM"
+        elif reads_images:
+            raise UnsupportedModelError(
+                "transformers has no classifier with images: of vision-language models only those are compared, on "
+                "texts, whose head is made of a language model's"
+            )
         elif task in ("classify", "token_classify") and self.head is None:
             kind = (
                 "AutoModelForTokenClassification" if task == "token_classify" else "AutoModelForSequenceClassification"

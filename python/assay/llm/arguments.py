@@ -35,8 +35,7 @@ NO_EFFECT: Final = frozenset(
     # nothing here is random, and nothing is sampled
     "seed generation_config override_generation_config max_logprobs logprobs_mode "
     "lora_dtype fully_sharded_loras "
-    # media: text models take none, and say so per prompt
-    "allowed_local_media_path allowed_media_domains mm_processor_kwargs limit_mm_per_prompt "
+    # media: how another engine caches and profiles them
     "media_io_kwargs mm_processor_cache_gb interleave_mm_strings skip_mm_profiling "
     # logging, and details of loading
     "disable_log_stats served_model_name use_tqdm_on_load model_loader_extra_config ignore_patterns "

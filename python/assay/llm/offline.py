@@ -22,6 +22,7 @@ from assay.llm.arguments import (
     placement_from,
     pooler_config_from,
 )
+from assay.llm.media_options import MediaOptions
 from assay.llm.prompts import Prompts
 from assay.llm.quantized import guard
 from assay.llm.session import CallOptions, Params, PoolingResults, ScoreOptions, Session, UseTqdm
@@ -72,6 +73,10 @@ class LLM:
     enable_lora: calls may name a PEFT adapter as lora_request, which runs merged into the model's weights
     (docs/lora.md). max_lora_rank: of its matrices; max_loras and max_cpu_loras: how many stay loaded, the larger of the
     two; max_lora_cls_labels: rows an adapter's own classifier may have, None for as many as the model's.
+
+    Of images (docs/images.md): allowed_local_media_path, a folder whose files prompts may name by file:// URLs;
+    allowed_media_domains, hosts that images may be fetched from, None for all; limit_mm_per_prompt, how many images a
+    prompt may have, {"image": count}; mm_processor_kwargs, settings of the model's image processor.
 
     Ours: score_template (what `score` renders pairs with where the call names none; without it the template of the
     recipe that fits the model, if one does), num_threads (kernel threads of the process), max_batch_tokens and
@@ -125,6 +130,10 @@ class LLM:
         max_loras: int = 1,
         max_cpu_loras: int | None = None,
         max_lora_cls_labels: int | None = None,
+        allowed_local_media_path: str | os.PathLike[str] = "",
+        allowed_media_domains: Sequence[str] | None = None,
+        limit_mm_per_prompt: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         named = {"runner": runner, "convert": convert, "tokenizer_mode": tokenizer_mode, "quantization": quantization}
@@ -139,6 +148,9 @@ class LLM:
             raise ConfigError("quantization_data is read for quantization='int8' only")
         if enable_lora and quantization is not None:
             raise ConfigError(f"enable_lora=True and quantization={quantization!r} do not go together: leave one out")
+        media = MediaOptions.read(
+            allowed_local_media_path, allowed_media_domains, limit_mm_per_prompt, mm_processor_kwargs
+        )
         limits = AdapterLimits(max_lora_rank, max_loras, max_cpu_loras, max_lora_cls_labels)
         chosen = choose_device("cpu" if quantization is not None and device in (None, "auto") else device)
         placement = placement_from(chosen, enforce_eager, gpu_memory_utilization, quantization)
@@ -172,6 +184,7 @@ class LLM:
             model_impl=model_impl,
             placement=placement,
             enable_lora=bool(enable_lora),
+            media=media,
         )
         loaded = load(quantization=quantization)
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
@@ -182,6 +195,7 @@ class LLM:
             chat_template,
             score_template,
             is_converted=loaded.is_converted,
+            image_rules=None if loaded.images is None else loaded.images.rules,
         )
         renderer = loaded.renderer()
         wake = _no_threads if chosen.is_cuda else ops.wake_threads

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from assay import scoring
 from assay.errors import ValidationError
+from assay.media import Illustrated
 from assay.outputs import PoolingOutput, PoolingRequestOutput, ScoringRequestOutput
 from assay.templated import TemplatedPair
 from assay.text_limits import cut_texts
@@ -28,7 +29,33 @@ def pair_prompts(
     *,
     uses_separator: bool,
 ) -> list[Renderable]:
-    """What a cross-encoder reads for each pair: a template's text, a tokenizer pair, or the two texts in one."""
+    """What a cross-encoder reads for each pair: a template's text, a tokenizer pair, or the two texts in one.
+
+    Images of both sides go with it, in the order in which their placeholders stand in the text.
+    """
+    prompts = _text_pairs(queries, docs, limits, template, tokenizer, uses_separator=uses_separator)
+    suffix_ids = () if template is None else template.suffix_ids
+    if not suffix_ids and not any(side.images for side in (*queries, *docs)):
+        return prompts
+    lefts = queries * len(docs) if len(queries) == 1 else queries
+    images = [left.images + right.images for left, right in zip(lefts, docs, strict=True)]
+    if template is not None and template.puts_document_first:
+        images = [right.images + left.images for left, right in zip(lefts, docs, strict=True)]
+    return [
+        Illustrated(prompt, of_pair, suffix_ids) if of_pair or suffix_ids else prompt
+        for prompt, of_pair in zip(prompts, images, strict=True)
+    ]
+
+
+def _text_pairs(
+    queries: list[ScoreText],
+    docs: list[ScoreText],
+    limits: ScoreLimits,
+    template: ScoreTemplate | None,
+    tokenizer: Tokenizer | None,
+    *,
+    uses_separator: bool,
+) -> list[Renderable]:
     query_texts = _cut([side.text for side in queries], limits.query, tokenizer)
     doc_texts = _cut([side.text for side in docs], limits.doc, tokenizer)
     if len(query_texts) == 1:
@@ -42,10 +69,11 @@ def pair_prompts(
     return [*pairs] if uses_separator else [query + doc for query, doc in pairs]
 
 
-def limited_texts(side: list[ScoreText], limit: int, tokenizer: Tokenizer | None) -> list[str]:
-    """Texts of a bi-encoder's side; content parts are never cut."""
+def limited_texts(side: list[ScoreText], limit: int, tokenizer: Tokenizer | None) -> list[Renderable]:
+    """Prompts of a bi-encoder's side; content parts are never cut."""
     texts = [item.text for item in side]
-    return [item.text if item.is_parts else cut for item, cut in zip(side, _cut(texts, limit, tokenizer), strict=True)]
+    kept = [item.text if item.is_parts else cut for item, cut in zip(side, _cut(texts, limit, tokenizer), strict=True)]
+    return [Illustrated(text, item.images) if item.images else text for item, text in zip(side, kept, strict=True)]
 
 
 def _cut(texts: list[str], limit: int, tokenizer: Tokenizer | None) -> list[str]:

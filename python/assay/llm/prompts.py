@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from assay.chat import NO_TEMPLATE, render_chat
 from assay.errors import ValidationError
+from assay.media import Illustrated
 from assay.templated import ScoreTemplate, added_bos, ends_of
 from assay.templates import Template, template_source
 
 if TYPE_CHECKING:
     from assay.chat import ChatOptions, Message
+    from assay.media import ImageRules
     from assay.recipes import Recipe
     from assay.tokenizer import Tokenizer
 
@@ -32,7 +34,8 @@ class Prompts:
     """chat_template: for conversations, instead of the tokenizer's. score_template: for pairs, instead of the recipe's.
 
     is_converted: the head is made of a language model's, which was trained on a prompt; pairs without one are warned
-    about. Shared by any number of threads. Raises ConfigError or ValidationError for a template that is none.
+    about. image_rules: of a model that takes images. Shared by any number of threads. Raises ConfigError or
+    ValidationError for a template that is none.
     """
 
     def __init__(
@@ -44,7 +47,9 @@ class Prompts:
         score_template: Source | None = None,
         *,
         is_converted: bool = False,
+        image_rules: ImageRules | None = None,
     ) -> None:
+        self.image_rules = image_rules
         self._tokenizer = tokenizer
         self._architecture = architecture
         self._recipe = recipe
@@ -57,9 +62,13 @@ class Prompts:
             if source is not None:
                 self._compiled(source)
 
-    def chat_text(self, messages: Sequence[Message], options: ChatOptions) -> str:
-        """A conversation as text; raises ValidationError where there is no template, or it refuses the messages."""
-        return render_chat(self._compiled(self._chat_template(options)), messages, options, self._architecture)
+    def chat_prompt(self, messages: Sequence[Message], options: ChatOptions) -> str | Illustrated:
+        """A conversation as text, and its images; raises ValidationError where there is no template, or it refuses the
+        messages.
+        """
+        template = self._compiled(self._chat_template(options))
+        rendered = render_chat(template, messages, options, self._architecture, self.image_rules)
+        return Illustrated(rendered.text, rendered.images) if rendered.images else rendered.text
 
     def source(self, given: Source | None) -> str | None:
         """The text of a template a caller names: one of the tokenizer's, a file, a shipped one, or the text itself.
@@ -116,7 +125,8 @@ class Prompts:
         has_instruction = bool(_INSTRUCTIONS & variables.keys())
         if has_instruction and not takes_system and not template.variables & _INSTRUCTIONS:
             self._warn("the score template reads no instruction: the one given has no effect")
-        return ScoreTemplate(template, variables, prompt, takes_system, self._added_bos, ends)
+        suffix_ids = () if self._recipe is None else self._recipe.suffix_ids
+        return ScoreTemplate(template, variables, prompt, takes_system, self._added_bos, ends, suffix_ids)
 
     @functools.cached_property
     def _recipe_ends(self) -> tuple[str, str] | None:

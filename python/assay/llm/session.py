@@ -145,10 +145,10 @@ class Session:
         plain: list[Renderable]
         salts = None
         if chats is None:
-            plain = [*plain_prompts(prompts, self.model.architecture)]
+            plain = [*plain_prompts(prompts, self.model.architecture, self.prompts.image_rules)]
             salts = cache_salts(prompts)
         else:
-            plain = [self.prompts.chat_text(messages, call.chat) for messages in chats]
+            plain = [self.prompts.chat_prompt(messages, call.chat) for messages in chats]
         requests = self._lora_requests(call.lora_request, len(plain))
         params = params_per_prompt(pooling_params, len(plain), task, self.pooler_config, self.model.hf_config)
         options = self._tokenize_options(call, has_special_tokens=chats is not None)
@@ -190,8 +190,9 @@ class Session:
         """Check a call of score; its job has one prompt per pair, or one per text where embeddings are compared."""
         is_adapted = self.adapters is not None and call.lora_request is not None
         kind = scoring.check_kind(self.model.task, 1 if is_adapted else self.model.num_labels)
-        queries = scoring.score_texts(data_1, self.model.architecture)
-        docs = scoring.score_texts(data_2, self.model.architecture)
+        rules = self.prompts.image_rules
+        queries = scoring.score_texts(data_1, self.model.architecture, rules)
+        docs = scoring.score_texts(data_2, self.model.architecture, rules)
         scoring.check_pairing(len(queries), len(docs))
         requests = self._lora_requests(call.lora_request, len(docs))
         params = self._score_params(pooling_params)

@@ -18,6 +18,7 @@ from assay.device import ON_CPU
 from assay.errors import ConfigError, NonFiniteError, SelfCheckError, ValidationError
 from assay.files import resolve_adapter, resolve_model
 from assay.hf_config import HFConfig
+from assay.llm.media_options import ImageInput, MediaOptions
 from assay.llm.view import EngineView, ModelView, VllmView
 from assay.lora.adapter import Adapter
 from assay.models import load_model
@@ -53,7 +54,7 @@ class Loaded:
     """A model with everything around it that its files decide.
 
     match: the recipe that fits it. weight_files: what its weights were read from. parts: what adapters may share of it,
-    None where it takes none. adapt: makes the model as an `Adaptation` of it.
+    None where it takes none. adapt: makes the model as an `Adaptation` of it. images: of a vision-language model.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Loaded:
     weight_files: tuple[Path, ...] = ()
     parts: Parts | None = None
     adapt: Callable[[Adaptation], PoolingModel] | None = None
+    images: ImageInput | None = None
 
     @property
     def is_converted(self) -> bool:
@@ -75,7 +77,8 @@ class Loaded:
         model = self.model
         reads_last = model.is_causal and model.task == "classify" and model.pooling == "last_token"
         pad = model.hf_config.get("pad_token_id") if reads_last and not self.is_converted else None
-        return Renderer(self.tokenizer, model.vocab_size, model.type_vocab_size, pad_read_at_end=pad)
+        reader = None if self.images is None else self.images.reader
+        return Renderer(self.tokenizer, model.vocab_size, model.type_vocab_size, pad_read_at_end=pad, images=reader)
 
     def view(self, config: EngineConfig) -> EngineView:
         """What `llm.llm_engine` shows of it."""
@@ -127,6 +130,7 @@ def load(
     quantization: str | None = None,
     placement: Placement = ON_CPU,
     enable_lora: bool = False,
+    media: MediaOptions | None = None,
 ) -> Loaded:
     """Find, check and load a model and its tokenizer. Raises ConfigError, UnsupportedModelError or WeightsError."""
     if max_model_len is not None and (type(max_model_len) is not int or max_model_len < 1):
@@ -179,6 +183,7 @@ def load(
         weight_files=_weight_files(files, adaptation),
         parts=parts,
         adapt=lambda adaptation: make_model(adaptation=adaptation),
+        images=ImageInput.of(model, files.folder, text_tokenizer, media or MediaOptions()),
     )
 
 

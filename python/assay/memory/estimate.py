@@ -12,6 +12,7 @@ from assay.memory.weigh import backbone_bytes, weight_bytes
 from assay.models.loading import load_weights, longest_sequence, product_arithmetic, resolve_dtype
 from assay.models.plan import make_plan
 from assay.models.transformers_class import Outline
+from assay.models.vision_language import VisionLanguageModel
 from assay.weights import WeightMap
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _MOST_TOKENS: Final = 2**31 - 1
 """cu_seqlens counts tokens in int32."""
+_IMAGE_TOKENS: Final = 1000
+"""Of the image that a note tells the memory of: about a million pixels."""
 _ITEM_BYTES: Final = {"float32": 4, "bfloat16": 2}
 
 
@@ -93,7 +96,7 @@ def plan_memory(
     return replace(
         planned(config.max_batch_tokens),
         largest_batch_tokens=_largest(longest, lambda tokens: planned(tokens).fits or False),
-        notes=tuple(_notes(plan, base, config.max_batch_tokens, longest, quantization)),
+        notes=(*_notes(plan, base, config.max_batch_tokens, longest, quantization), *_image_notes(backbone)),
     )
 
 
@@ -147,3 +150,13 @@ def _notes(plan: Plan, base: Base, max_batch_tokens: int, longest: int, quantiza
         yield f"the base has no tokenizer in it: {base.tokenizer_error}"
     if plan.modules is not None and plan.modules.dense:
         yield "the head includes the Dense modules of sentence-transformers"
+
+
+def _image_notes(backbone: Any) -> Iterator[str]:
+    if isinstance(backbone, VisionLanguageModel):
+        one = backbone.tower.bytes_for(_IMAGE_TOKENS) / 2**20
+        kept = backbone.features.max_bytes / 2**20
+        yield (
+            f"beside this: an image of {_IMAGE_TOKENS} tokens takes {one:.0f} MiB while it goes through the tower, and "
+            f"features of images seen before up to {kept:.0f} MiB"
+        )

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 from assay.arena import aligned
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from assay.arena import Arena
     from assay.batch import RaggedBatch
     from assay.layers import Embeddings, LayerNorm, RmsNorm, TransformerLayer
     from assay.models.decoder_shape import DecoderShape
+
+    AfterLayer = Callable[[int, Tensor], None]
 
 FLOAT32_BYTES = 4
 
@@ -50,15 +54,40 @@ class Decoder:
 
     def __call__(self, batch: RaggedBatch, arena: Arena, rows: Tensor | None = None) -> Tensor:
         """Hidden states [num_tokens, hidden_size], or with rows [num_seqs] only those, [num_seqs, hidden_size]."""
+        return self.run(self.embedded(batch, arena), batch, arena, rows)
+
+    def embedded(self, batch: RaggedBatch, arena: Arena) -> Tensor:
+        """What the first layer reads: [num_tokens, hidden_size] float32."""
         import torch
 
-        width = self.shape.hidden_size
-        hidden_states = self.embeddings(batch, out=arena.take((batch.num_tokens, width), torch.float32))
+        return self.embeddings(batch, out=arena.take((batch.num_tokens, self.shape.hidden_size), torch.float32))
+
+    def run(
+        self,
+        hidden_states: Tensor,
+        batch: RaggedBatch,
+        arena: Arena,
+        rows: Tensor | None = None,
+        *,
+        rope: RopeTables | None = None,
+        after_layer: AfterLayer | None = None,
+    ) -> Tensor:
+        """The layers and the last norm, on hidden_states [num_tokens, hidden_size], which are overwritten.
+
+        rope: angles of batch.position_ids for every layer instead of its own. after_layer: called between two layers
+        with the number of the first and what it gave.
+        """
+        import torch
+
+        ropes = self.ropes if rope is None else (rope,) * len(self.layers)
         workspace = arena.take((self._workspace_size(batch.num_tokens, batch.num_seqs),), torch.uint8)
-        for layer, rope in zip(self.layers[:-1], self.ropes[:-1], strict=True):
-            layer(hidden_states, batch, workspace, **_angles(rope))
-        last: dict[str, Any] = _angles(self.ropes[-1])
+        for idx, layer in enumerate(self.layers[:-1]):
+            layer(hidden_states, batch, workspace, **_angles(ropes[idx]))
+            if after_layer is not None:
+                after_layer(idx, hidden_states)
+        last: dict[str, Any] = _angles(ropes[-1])
         if rows is not None:
+            width = self.shape.hidden_size
             last |= {"rows": rows, "rows_out": arena.take((batch.num_seqs, width), torch.float32)}
         out = self.layers[-1](hidden_states, batch, workspace, **last)
         return out if self.final_norm is None else self.final_norm(out, out=out)

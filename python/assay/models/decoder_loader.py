@@ -37,22 +37,7 @@ class DecoderLoader:
         listed = [f"{name}.weight" for name in tables if name]
         for name in (names.embedding_norm, names.final_norm):
             listed += _with_bias(name, shape.has_norm_bias)
-        for idx in range(shape.num_layers):
-            listed += [name.format(idx) for name in self._layer_tensors(shape, idx)]
-        return listed
-
-    def _layer_tensors(self, shape: DecoderShape, idx: int) -> list[str]:
-        layer = self.names.layer
-        listed = []
-        for name in layer.qkv:
-            listed += _with_bias(name, shape.has_qkv_bias)
-        listed += _with_bias(layer.attn_out, shape.has_attn_out_bias)
-        for name in layer.mlp_up:
-            listed += _with_bias(name, shape.has_mlp_up_bias)
-        listed += _with_bias(layer.mlp_down, shape.has_mlp_down_bias)
-        for norm in layer.norms(shape.has_first_norm or idx > 0).values():
-            listed += _with_bias(norm, shape.has_norm_bias)
-        return listed + _with_bias(layer.q_norm, False) + _with_bias(layer.k_norm, False)
+        return listed + layer_tensors(names.layer, shape)
 
     def transposed_tensors(self, shape: DecoderShape) -> list[str]:
         """All projections of a family that has them so."""
@@ -89,10 +74,35 @@ class DecoderLoader:
         return Decoder(
             shape=shape,
             embeddings=reader.embeddings(self.names),
-            layers=tuple(reader.layer(self.names.layer, idx) for idx in range(shape.num_layers)),
+            layers=reader.layers(self.names.layer),
             ropes=tuple(tables.get(kind) for kind in shape.layer_types),
             final_norm=reader.norm(self.names.final_norm),
         )
+
+
+def layer_tensors(names: LayerNames, shape: DecoderShape) -> list[str]:
+    """Every tensor of the layers, without their prefix."""
+    listed = []
+    for idx in range(shape.num_layers):
+        of_layer = []
+        for name in names.qkv:
+            of_layer += _with_bias(name, shape.has_qkv_bias)
+        of_layer += _with_bias(names.attn_out, shape.has_attn_out_bias)
+        for name in names.mlp_up:
+            of_layer += _with_bias(name, shape.has_mlp_up_bias)
+        of_layer += _with_bias(names.mlp_down, shape.has_mlp_down_bias)
+        for norm in names.norms(shape.has_first_norm or idx > 0).values():
+            of_layer += _with_bias(norm, shape.has_norm_bias)
+        of_layer += _with_bias(names.q_norm, False) + _with_bias(names.k_norm, False)
+        listed += [name.format(idx) for name in of_layer]
+    return listed
+
+
+def load_layers(
+    names: LayerNames, weights: WeightMap, prefix: str, shape: DecoderShape, arithmetic: str
+) -> tuple[TransformerLayer, ...]:
+    """A stack of layers by itself, without embeddings, rotary tables and last norm."""
+    return _Reader(weights, prefix, shape, arithmetic, arithmetic).layers(names)
 
 
 def _rope_tables(shape: DecoderShape, num_positions: int, weights: WeightMap) -> dict[str, RopeTables]:
@@ -183,6 +193,9 @@ class _Reader:
         if shape.norm == "rms":
             return RmsNorm.load(self.weights, name, shape.hidden_size, shape.epsilon, offset=shape.norm_offset)
         return LayerNorm.load(self.weights, name, shape.hidden_size, shape.epsilon, has_bias=shape.has_norm_bias)
+
+    def layers(self, names: LayerNames) -> tuple[TransformerLayer, ...]:
+        return tuple(self.layer(names, idx) for idx in range(self.shape.num_layers))
 
     def layer(self, names: LayerNames, idx: int) -> TransformerLayer:
         shape, hidden, inner = self.shape, self.shape.hidden_size, self.shape.intermediate_size

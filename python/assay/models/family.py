@@ -23,6 +23,7 @@ HIDDEN_ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "gelu_quick",
     "relu": "relu",
     "silu": "silu",
     "swish": "silu",
@@ -138,13 +139,23 @@ class Int8Loader(Protocol):
         ...
 
 
+@runtime_checkable
+class TowerLoader(Protocol):
+    """A loader of a model that has a tower beside its backbone, with a prefix of its own."""
+
+    def tower_tensors(self, weights: WeightMap, shape: Any) -> list[str]:
+        """Every tensor of the tower, as the checkpoint calls them."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class HeadShape:
     """A classification head: [dense + activation [+ LayerNorm]] -> classifier, read as pooled rows or every token.
 
     Names are without .weight and .bias; `{}` is the backbone's prefix. classifier_has_bias None: where the checkpoint
     has one. num_labels: what the architecture fixes. use_activation: what a request that does not say gets.
-    step_tag_id: the token whose rows a process reward model is read at.
+    step_tag_id: the token whose rows a process reward model is read at. logit_mean: what is taken off every logit
+    where the caller does not say.
     """
 
     classifier: str
@@ -159,10 +170,15 @@ class HeadShape:
     num_labels: int | None = None
     use_activation: bool = True
     step_tag_id: int | None = None
+    logit_mean: float | None = None
 
 
 def _as_stated(config: HFConfig, head: HeadShape) -> HeadShape:
     return head
+
+
+def _unchanged(config: HFConfig) -> HFConfig:
+    return config
 
 
 def first_token(config: HFConfig) -> str:
@@ -180,12 +196,13 @@ class Family(Generic[ShapeT]):
     """One row of the registry, or (backbone: an Outline) an architecture that transformers runs on our kernels.
 
     class_names: what transformers puts before ForSequenceClassification and the like. prefixes: where the backbone's
-    tensors may lie (or without any). heads: by what follows the class name. configure_head: what config.json says
-    about a head. pooling: the default of sequence tasks, from config.json; is_pooling_fixed: no request changes a
-    classifier's. embed_pooling: the default of a bare backbone, where it is another. pretraining: what follows the
-    class name where only the backbone is of use here. lm_head: the language-model head a classifier may be cut out of;
-    is_tied: it is the word table where config.json does not say. other_heads: patterns of heads that a bare backbone
-    may carry along. ignored: patterns every checkpoint may carry along. `{}` in a pattern is the backbone's prefix.
+    tensors may lie (or without any). heads: by what follows the class name. prepare: the config as everything else
+    reads it. configure_head: what config.json says about a head. pooling: the default of sequence tasks, from
+    config.json; is_pooling_fixed: no request changes a classifier's. embed_pooling: the default of a bare backbone,
+    where it is another. pretraining: what follows the class name where only the backbone is of use here. lm_head: the
+    language-model head a classifier may be cut out of; is_tied: it is the word table where config.json does not say.
+    other_heads: patterns of heads that a bare backbone may carry along. ignored: patterns every checkpoint may carry
+    along. `{}` in a pattern is the backbone's prefix.
     """
 
     name: str
@@ -195,6 +212,7 @@ class Family(Generic[ShapeT]):
     shape: Callable[[HFConfig], ShapeT]
     backbone: BackboneLoader[ShapeT] | Outline
     heads: Mapping[str, HeadShape]
+    prepare: Callable[[HFConfig], HFConfig] = field(default=_unchanged)
     configure_head: Callable[[HFConfig, HeadShape], HeadShape] = field(default=_as_stated)
     pooling: Callable[[HFConfig], str] = field(default=first_token)
     is_pooling_fixed: bool = False

@@ -10,7 +10,7 @@ from assay.device import CPU, ON_CPU
 from assay.errors import ConfigError
 from assay.models import cuda_start
 from assay.models.device_memory import ITEM_BYTES, DeviceMemory, MemoryMeter
-from assay.models.family import Int8Loader
+from assay.models.family import Int8Loader, TowerLoader
 from assay.models.forward_pass import pass_arena_size
 from assay.models.heads import head_tensors, load_classifier, load_heads, taken_classifier
 from assay.models.plan import make_plan
@@ -215,6 +215,8 @@ def load_weights(
         prefix = weights.prefix(plan.family.prefixes, loader.word_table)
         dtype, reason = resolve_dtype(dtype, weights.dtype(prefix + loader.word_table), device.kind)
         needed = [prefix + name for name in loader.tensor_names(plan.shape)] + head_tensors(plan, weights, prefix)
+        if isinstance(loader, TowerLoader):
+            needed += loader.tower_tensors(weights, plan.shape)
         weights.require(needed)
         num_bytes = _checked_size(weights, needed, dtype, meter)
         arithmetic = product_arithmetic(asked, dtype, quantization, device.kind)

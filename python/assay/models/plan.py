@@ -78,6 +78,7 @@ def make_plan(files: ModelFiles, hf_config: HFConfig, pooler_config: PoolerConfi
     """
     modules = read_modules(files)
     architecture, family, suffix = resolve(hf_config, modules is not None, model_impl)
+    hf_config = family.prepare(hf_config)
     head_shape = family.configure_head(hf_config, family.heads[suffix]) if suffix in family.heads else None
     head = _head_kind(head_shape)
     probe = {} if files.head_folder is None else read_json(files.head_folder / "config.json")
@@ -95,6 +96,8 @@ def make_plan(files: ModelFiles, hf_config: HFConfig, pooler_config: PoolerConfi
     if head_shape is not None and head_shape.num_labels is not None:
         hf_config = hf_config.copy()
         hf_config.update({"num_labels": head_shape.num_labels})
+    if head_shape is not None and head_shape.logit_mean is not None and pooler_config.logit_mean is None:
+        pooler_config = pooler_config.replace(logit_mean=head_shape.logit_mean)
     shape: BackboneShape = family.shape(hf_config)
     tasks = _tasks(family, hf_config, head, modules, probe, pooler_config)
     pooler_config = with_step_default(pooler_config, head_shape.step_tag_id if head_shape else None, tasks)

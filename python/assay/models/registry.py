@@ -16,12 +16,16 @@ from assay.models import (
     gpt2,
     gte,
     internlm2,
+    jina_vl,
     llama,
     llama_bidirectional,
     mistral,
     modernbert,
     qwen2,
+    qwen2_5_vl,
+    qwen2_vl,
     qwen3,
+    qwen3_vl,
     roberta,
 )
 from assay.models.family import BACKBONE
@@ -49,6 +53,10 @@ FAMILIES: tuple[Family[Any], ...] = (
     gemma3.FAMILY,
     internlm2.FAMILY,
     gpt2.FAMILY,
+    qwen2_vl.FAMILY,
+    qwen2_5_vl.FAMILY,
+    qwen3_vl.FAMILY,
+    jina_vl.FAMILY,
 )
 
 ARCHITECTURES: dict[str, tuple[Family[Any], str]] = {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from starlette.responses import Response
 
+from assay.media import Illustrated
 from assay.server.body import parse_json, read_body
 from assay.server.dialects import tei, vllm_reply
 from assay.server.dialects import vllm_schema as schema
@@ -22,6 +23,7 @@ from assay.server.endpoint import error_response, wanted_dialect
 from assay.server.errors import refuse
 from assay.server.prepare import chat_options
 from assay.server.whole_text import bounded
+from assay.tokenize_options import TokenizeOptions
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from assay.server.state import ServerState
 
 
+MAX_WITH_IMAGES: Final = 1_000_000
+"""Tokens of a conversation with images; longer ones are refused."""
 MAX_DESCRIBED: Final = 2_000_000
 """Characters that TEI's /tokenize takes, about TEI's own limit: each of their tokens becomes an object of JSON."""
 
@@ -87,21 +91,25 @@ def tokenize(body: Any, state: ServerState) -> dict[str, Any]:
     else:
         form = parsed(schema.TokenizeCompletion, body)
     model = state.models.find(form.model)
-    text = form.prompt if isinstance(form, schema.TokenizeCompletion) else _chat_text(form, model, state)
+    prompt = form.prompt if isinstance(form, schema.TokenizeCompletion) else _chat_prompt(form, model, state)
     tokenizer = model.require_tokenizer()
-    (sequence,) = tokenizer.encode_batch(
-        [bounded(text, "the prompt", "prompt")], add_special_tokens=form.add_special_tokens
-    )
+    if isinstance(prompt, Illustrated):
+        options = TokenizeOptions(MAX_WITH_IMAGES, add_special_tokens=form.add_special_tokens)
+        (sequence,) = model.session.renderer.render([prompt], options)
+    else:
+        (sequence,) = tokenizer.encode_batch(
+            [bounded(prompt, "the prompt", "prompt")], add_special_tokens=form.add_special_tokens
+        )
     return tokens_reply(sequence.input_ids, model, form.return_token_strs)
 
 
-def _chat_text(form: schema.TokenizeChat, model: ServedModel, state: ServerState) -> str:
+def _chat_prompt(form: schema.TokenizeChat, model: ServedModel, state: ServerState) -> str | Illustrated:
     policy = state.settings.requests
     options = chat_options(chat_of(form, None, policy), policy)
     if form.tools is not None:
         kwargs = {**(options.chat_template_kwargs or {}), "tools": form.tools}
         options = dataclasses.replace(options, chat_template_kwargs=kwargs)
-    return model.session.prompts.chat_text(form.messages, options)
+    return model.session.prompts.chat_prompt(form.messages, options)
 
 
 def tokens_reply(token_ids: list[int], model: ServedModel, with_strings: bool) -> dict[str, Any]:

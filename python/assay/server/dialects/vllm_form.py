@@ -126,8 +126,13 @@ def content_of(item: str | schema.Content) -> Any:
     if isinstance(item, str):
         return item
     if item.content is None:
+        if item.image is not None:
+            text = [] if item.text is None else [{"type": "text", "text": item.text}]
+            return {"content": [{"type": "image", "image": item.image}, *text]}
         if item.text is None:
-            raise refuse("a document must be a string, {'text': ...} or {'content': [parts]}", param="documents")
+            raise refuse(
+                "a document must be a string, {'text': ...}, {'image': URL} or {'content': [parts]}", param="documents"
+            )
         return item.text
     if isinstance(item.content, str):
         return {"content": item.content}
@@ -137,14 +142,16 @@ def content_of(item: str | schema.Content) -> Any:
 def _part(part: str | schema.TextPart) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
-    return {"type": part.type, **(part.model_extra or {})}
+    kind = {"type": part.type} if "type" in part.model_fields_set else {}
+    return {**kind, **(part.model_extra or {})}
 
 
 def document_of(item: str | schema.Content) -> dict[str, Any]:
     """A document as a reply shows it: its text, or its parts."""
     if isinstance(item, str):
         return {"text": item, "multi_modal": None}
-    if item.content is None or isinstance(item.content, str):
-        return {"text": item.content if item.content is not None else item.text, "multi_modal": None}
-    parts = [_part(part) for part in item.content]
-    return {"text": None, "multi_modal": [{"type": part["type"], "text": part.get("text")} for part in parts]}
+    content = content_of(item)
+    content = content["content"] if isinstance(content, dict) else content
+    if isinstance(content, str):
+        return {"text": content, "multi_modal": None}
+    return {"text": None, "multi_modal": content}

@@ -128,12 +128,16 @@ class TextPart(BaseModel):
 
 
 class Content(BaseModel):
-    """A side of a pair given as parts, or a document with fields of which `text` is read."""
+    """A side of a pair given as parts, or a document with fields of which `text` and `image` are read.
+
+    `image` is a URL, as in Jina's requests.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
     content: str | list[str | TextPart] | None = None
     text: str | None = None
+    image: Any = None
 
 
 Side = str | Content | Annotated[list[str | Content], FirstError()]
