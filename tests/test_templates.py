@@ -150,7 +150,7 @@ def test_a_template_is_a_file_a_shipped_one_or_the_text(tmp_path: Path) -> None:
             [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
             "MultiModalParam is not supported for X",
         ),
-        ([{"role": "user", "content": [{"type": "text"}]}], "a content part must be"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "a text part needs `text` (str)"),
         ([{"role": "user", "content": [7]}], "a content part must be"),
     ],
 )
