@@ -128,6 +128,8 @@ def _mark_end(messages: list[dict[str, Any]]) -> str:
         return content
     if not content:
         raise ValidationError("continue_final_message: the final message has no text to continue")
+    if "text" not in content[-1]:
+        raise ValidationError("continue_final_message: the final message ends with an image, and not with a text")
     text: str = content[-1]["text"]
     content[-1] = {**content[-1], "text": text + _END}
     return text

@@ -77,6 +77,12 @@ def open_image(source: Any, access: MediaAccess) -> Image.Image:
         return _to_rgb(source)
 
 
+def require_packages() -> None:
+    """Raise MissingExtra, which says what to install, where images could not be read."""
+    _pil_image_module()
+    _httpx_module()
+
+
 def _pil_image_module() -> Any:
     try:
         from PIL import Image

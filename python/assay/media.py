@@ -35,14 +35,27 @@ class ImageSource:
 
     value: Any
     _grid: PixelGrid | None = None
+    _refusal: ValidationError | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    @property
+    def is_read(self) -> bool:
+        """Whether `grid` will answer at once."""
+        return self._grid is not None or self._refusal is not None
+
     def grid(self, read: Callable[[Any], PixelGrid]) -> PixelGrid:
-        """The pixels as a model reads them; raises what `read` does."""
+        """The pixels as a model reads them; raises what `read` does, which is not asked again."""
         with self._lock:
-            if self._grid is None:
-                self._grid = read(self.value)
+            if not self.is_read:
+                try:
+                    self._grid = read(self.value)
+                except ValidationError as err:
+                    self._refusal = err
                 self.value = None  # a long data URL, or a large picture
+            if self._grid is None:
+                assert self._refusal is not None
+                refusal = self._refusal  # each prompt that shows it gets an error of its own, to write its number on
+                raise ValidationError(str(refusal), refusal.parameter) from refusal
             return self._grid
 
 
@@ -79,6 +92,11 @@ class ImageRules:
             )
         self.check_count(num_images)
         return self.placeholder * missing + text
+
+    def check_whole(self, text: str, num_images: int) -> None:
+        """Raise ValidationError where a cut of the text took a placeholder of its images."""
+        if text.count(self.placeholder) != num_images:
+            raise ValidationError("the limit of tokens would cut an image off its text", "image_url")
 
     def check_count(self, num_images: int) -> None:
         """Raise ValidationError for more images in one prompt than the model is served with."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import threading
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from assay.content import Content
+    from assay.image_patches import PixelGrid
     from assay.image_reader import ImageReader
     from assay.tokenize_options import TokenizeOptions
     from assay.tokenizer import Tokenizer
@@ -87,11 +89,14 @@ class Renderer:
         first_ones: list[int | None] | None = None,
         first_index: int = 0,
         first_texts: dict[str, Content] | None = None,
+        *,
+        has_images: bool = False,
     ) -> list[Sequence]:
         """One sequence per prompt. Raises ValidationError with a note that names the prompt (first_index + position).
 
         first_ones: per prompt, the index of the first token of type 1 (compressed_token_type_ids), or None.
         first_texts: keeps what the first texts of pairs are encoded to, for further calls with the same options.
+        has_images: image tokens are what they should be: whoever calls has the images for them.
         """
         first = first_index if first_index + len(prompts) > 1 else None
         if any(isinstance(prompt, Illustrated) for prompt in prompts):
@@ -105,6 +110,8 @@ class Renderer:
                 sequence = self._sized(sequence, options, not isinstance(prompt, list))
                 if first_ones is not None and first_ones[position] is not None:
                     sequence = self._with_types(sequence, first_ones[position])
+                if self._images is not None and not has_images and self._images.token_id in sequence.input_ids:
+                    raise ValidationError("the prompt names an image it does not hold", parameter="image_url")
             if sequence.input_ids[-1] == self._pad_read_at_end and self._first_warning.acquire(blocking=False):
                 logger.warning(_PAD_IS_READ, self._pad_read_at_end)
             sequences.append(sequence)
@@ -118,55 +125,99 @@ class Renderer:
         first: int | None,
         first_texts: dict[str, Content] | None,
     ) -> list[Sequence]:
-        """Of prompts with images, which are rendered one by one: each leaves another number of tokens for its text."""
-        sequences = []
+        """Of prompts with images, and others among them: those that leave as many tokens for text go together."""
+        if self._images is not None:
+            self._images.read_all(
+                [source for prompt in prompts if isinstance(prompt, Illustrated) for source in prompt.images]
+            )
+        groups: dict[tuple[int, bool], list[int]] = {}
+        grids: list[list[PixelGrid]] = []
         for position, prompt in enumerate(prompts):
-            ones = None if first_ones is None else [first_ones[position]]
             with _naming(first, position):
-                if isinstance(prompt, Illustrated):
-                    sequences.append(self._illustrated(prompt, options))
-                else:
-                    sequences += self.render([prompt], options, ones, 0, first_texts)
-        return sequences
+                grids.append(self._grids(prompt))
+            groups.setdefault((_added(prompt, grids[-1]), bool(grids[-1])), []).append(position)
+        sequences: dict[int, Sequence] = {}
+        for (added, has_images), places in groups.items():
+            if len(places) > 1:
+                with contextlib.suppress(ValidationError):  # one by one below, which tells whose it is
+                    sequences.update(self._group(places, prompts, options, first_ones, first_texts, added, has_images))
+            for position in places:
+                if position not in sequences:
+                    with _naming(first, position):
+                        one = self._group([position], prompts, options, first_ones, first_texts, added, has_images)
+                        sequences.update(one)
+        rendered = []
+        for position, prompt in enumerate(prompts):
+            with _naming(first, position):
+                rendered.append(self._with_images(sequences[position], prompt, grids[position], options))
+        return rendered
 
-    def _illustrated(self, prompt: Illustrated, options: TokenizeOptions) -> Sequence:
-        """The ids of a prompt with an image's tokens where its placeholder stands; what is cut is cut of the text."""
-        grids = []
-        if prompt.images:
-            assert self._images is not None
-            grids = [source.grid(self._images) for source in prompt.images]
-        added = sum(grid.num_tokens - 1 for grid in grids) + len(prompt.suffix_ids)
+    def _grids(self, prompt: Renderable) -> list[PixelGrid]:
+        """The images of a prompt, read."""
+        if not isinstance(prompt, Illustrated) or not prompt.images:
+            return []
+        assert self._images is not None
+        return [source.grid(self._images) for source in prompt.images]
+
+    def _group(
+        self,
+        places: list[int],
+        prompts: list[Renderable],
+        options: TokenizeOptions,
+        first_ones: list[int | None] | None,
+        first_texts: dict[str, Content] | None,
+        added: int,
+        has_images: bool,
+    ) -> dict[int, Sequence]:
+        """Sequences of those prompts without their images, which `added` tokens are left free for."""
         room = None if options.truncate_to is None else options.truncate_to - added
         if room is not None and room < 1:
             raise ValidationError(
-                f"truncate_prompt_tokens={options.truncate_to} leaves no room for text: the images of the prompt take "
-                f"{added + len(grids)} tokens",
+                f"truncate_prompt_tokens={options.truncate_to} leaves no room for text: what stands beside it takes "
+                f"{added} tokens",
                 parameter="truncate_prompt_tokens",
             )
-        (plain,) = self.render([prompt.prompt], dataclasses.replace(options, truncate_to=room, pad_to=None))
-        ids: list[int] = []
-        placed: list[PlacedImage] = []
-        for token_id in plain.input_ids:
-            if grids and self._images is not None and token_id == self._images.token_id:
-                if len(placed) < len(grids):
-                    grid = grids[len(placed)]
-                    placed.append(PlacedImage(len(ids), grid))
-                    ids += [token_id] * grid.num_tokens
-                    continue
-                placed.append(PlacedImage(len(ids), grids[-1]))
-            ids.append(token_id)
-        if len(placed) != len(grids):
+        plain = [prompts[place] for place in places]
+        plain = [prompt.prompt if isinstance(prompt, Illustrated) else prompt for prompt in plain]
+        ones = None if first_ones is None else [first_ones[place] for place in places]
+        short = dataclasses.replace(options, truncate_to=room, pad_to=None)
+        rendered = self.render(plain, short, ones, 0, first_texts, has_images=has_images)
+        return dict(zip(places, rendered, strict=True))
+
+    def _with_images(
+        self, plain: Sequence, prompt: Renderable, grids: list[PixelGrid], options: TokenizeOptions
+    ) -> Sequence:
+        """The sequence with an image's tokens where its placeholder stands, and the prompt's suffix behind it."""
+        ids, placed = plain.input_ids, []
+        if grids:
+            assert self._images is not None
+            places = [place for place, token_id in enumerate(ids) if token_id == self._images.token_id]
             where = " after it was cut" if plain.is_truncated else ""
-            raise ValidationError(
-                f"the prompt has {len(placed)} image tokens for {len(grids)} images{where}: each image needs one",
-                parameter="image_url",
-            )
-        known = plain.num_original
+            if len(places) != len(grids):
+                raise ValidationError(
+                    f"the prompt has {len(places)} image tokens for {len(grids)} images{where}: each image needs one",
+                    parameter="image_url",
+                )
+            if plain.is_truncated and not all(self._images.is_framed(ids, place) for place in places):
+                raise ValidationError(
+                    "truncation would cut through the placeholder of an image", parameter="truncate_prompt_tokens"
+                )
+            longer: list[int] = []
+            start = 0
+            for place, grid in zip(places, grids, strict=True):
+                longer += ids[start:place]
+                placed.append(PlacedImage(len(longer), grid))
+                longer += [ids[place]] * grid.num_tokens
+                start = place + 1
+            ids = longer + ids[start:]
+        suffix_ids = prompt.suffix_ids if isinstance(prompt, Illustrated) else ()
+        known, types = plain.num_original, plain.token_type_ids
         sequence = dataclasses.replace(
             plain,
-            input_ids=ids + list(prompt.suffix_ids),
+            input_ids=[*ids, *suffix_ids],
+            token_type_ids=types and types + types[-1:] * len(suffix_ids),
             images=tuple(placed),
-            num_original=None if known is None else known + added,
+            num_original=None if known is None else known + _added(prompt, grids),
         )
         return self._sized(sequence, dataclasses.replace(options, truncate_to=None), is_text=True)
 
@@ -288,6 +339,12 @@ class Renderer:
                 f"compressed_token_type_ids={first_one} needs token type 1, the model has {self._type_vocab_size} types"
             )
         return dataclasses.replace(sequence, token_type_ids=[0] * first_one + [1] * (size - first_one))
+
+
+def _added(prompt: Renderable, grids: list[PixelGrid]) -> int:
+    """Tokens of a prompt beside those of its text, in which each image has one already."""
+    suffix_ids = prompt.suffix_ids if isinstance(prompt, Illustrated) else ()
+    return sum(grid.num_tokens - 1 for grid in grids) + len(suffix_ids)
 
 
 @contextmanager

@@ -65,15 +65,22 @@ def score_texts(data: Any, architecture: str, rules: ImageRules | None = None) -
         data = data.tolist()
     if not isinstance(data, Sequence):
         raise ValidationError(f"score inputs must be str, a content dict or a list of those, got {type(data).__name__}")
-    return [ScoreText(item) if isinstance(item, str) else _from_parts(item, architecture, rules) for item in data]
+    return [
+        _from_text(item, rules) if isinstance(item, str) else _from_parts(item, architecture, rules) for item in data
+    ]
+
+
+def _from_text(text: str, rules: ImageRules | None, *, is_parts: bool = False) -> ScoreText:
+    return ScoreText(text if rules is None else rules.placed(text, 0), is_parts)
 
 
 def _from_parts(item: Any, architecture: str, rules: ImageRules | None) -> ScoreText:
     content = item.get("content") if isinstance(item, Mapping) else None
     if isinstance(content, str):
-        return ScoreText(content, is_parts=True)
+        return _from_text(content, rules, is_parts=True)
     if not isinstance(content, Sequence):
-        raise ValidationError(f"a score input must be str or {{'content': [parts]}}, got {type(item).__name__}")
+        shown = f"{{'content': {type(content).__name__}}}" if isinstance(item, Mapping) else type(item).__name__
+        raise ValidationError(f"a score input must be str or {{'content': [parts]}}, got {shown}")
     parts = read_parts(content, architecture, rules)
     text = "\n".join(parts.texts)
     return ScoreText(text if rules is None else rules.placed(text, len(parts.images)), True, parts.images)

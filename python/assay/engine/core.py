@@ -37,6 +37,10 @@ GATHERED_TOKEN_BUDGETS = 2
 """What a job that is alone gathers before the model begins, in units of max_batch_tokens."""
 
 
+IMAGE_THREADS = 16
+"""Chunks of prompts whose images are being fetched at a time."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineStats:
     """The engine at one moment. batches, items, tokens: computed since it was made.
@@ -86,6 +90,7 @@ class Engine:
             renderer=renderer,
             # Its threads start at the first job, whose caller may be the thread that answers requests.
             pool=ThreadPoolExecutor(config.tokenizer_threads, "assay-tokenize", set_niceness, (niceness(),)),
+            image_pool=ThreadPoolExecutor(IMAGE_THREADS, "assay-images", set_niceness, (niceness(),)),
             worker=worker,
             admission=admission,
             cache=ResultCache(config.result_cache_bytes) if config.result_cache_bytes else None,
@@ -220,4 +225,5 @@ class _Single:
 def _shut_down(parts: Parts) -> None:
     parts.worker.close()
     parts.pool.shutdown(wait=False, cancel_futures=True)
+    parts.image_pool.shutdown(wait=False, cancel_futures=True)
     parts.admission.fail_all(EngineDeadError("the engine is closed"))  # those whose chunks the pool has dropped

@@ -20,6 +20,7 @@ from assay.errors import (
     without_traceback,
 )
 from assay.forward import Request
+from assay.media import Illustrated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,6 +44,7 @@ GATHER_S = 0.02
 class Parts:
     """What the tickets of one engine share.
 
+    image_pool: for chunks with images, whose threads mostly wait for them: texts shall not wait behind.
     max_chunks: chunks of one job that are with the pool at a time; more would delay the chunks of other jobs.
     max_prompts, max_tokens: how far one job is tokenised ahead; bounds memory, and what a stop has wasted.
     gather_tokens: what a job that is alone gathers before the model begins with it.
@@ -51,6 +53,7 @@ class Parts:
 
     renderer: Renderer
     pool: ThreadPoolExecutor
+    image_pool: ThreadPoolExecutor
     worker: Worker
     admission: Admission
     cache: ResultCache | None
@@ -153,7 +156,9 @@ class Ticket:
                 self._tokenizing.add(chunk[0])
                 self._num_ahead += size
             try:
-                parts.pool.submit(self._tokenize, *chunk)
+                prompts = self._job.prompts[chunk[0] : chunk[1]]
+                waits = any(isinstance(prompt, Illustrated) and prompt.images for prompt in prompts)
+                (parts.image_pool if waits else parts.pool).submit(self._tokenize, *chunk)
             except RuntimeError as err:  # the pool was shut down
                 error = EngineDeadError("the engine is closed")
                 error.__cause__ = err

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from assay.errors import ConfigError
 from assay.image_reader import ImageReader
-from assay.images import MediaAccess
+from assay.images import MediaAccess, require_packages
 from assay.media import ImageRules
 from assay.models.vision_language import VisionLanguageModel
 from assay.pixels import ImageProcessor
@@ -24,6 +24,7 @@ DEFAULT_LIMIT: Final = 999
 """Images of a prompt where nothing is said, as in vLLM."""
 _START, _END = ("vision_start_token_id", 151652), ("vision_end_token_id", 151653)
 """Keys of config.json, and what transformers takes without them."""
+_KINDS: Final = ("image", "video", "audio")
 _TIMEOUT: Final = "VLLM_IMAGE_FETCH_TIMEOUT"
 
 
@@ -41,10 +42,11 @@ class MediaOptions:
 
         Raises ConfigError for values that are none.
         """
-        path = os.fspath(local_path or "")
-        if path and not Path(path).is_dir():
-            raise ConfigError(f"allowed_local_media_path must be a folder, got {path!r}")
-        if domains is not None and (isinstance(domains, str) or not all(isinstance(name, str) for name in domains)):
+        path = os.fspath(local_path or "") if isinstance(local_path or "", str | os.PathLike) else None
+        if path is None or (path and not Path(path).is_dir()):
+            raise ConfigError(f"allowed_local_media_path must be a folder, got {local_path!r}")
+        is_list = isinstance(domains, list | tuple | set | frozenset)
+        if domains is not None and not (is_list and all(isinstance(name, str) for name in domains)):
             raise ConfigError(f"allowed_media_domains must be a list of host names, got {domains!r}")
         if processor is not None and not isinstance(processor, Mapping):
             raise ConfigError(f"mm_processor_kwargs must be a dict, got {processor!r}")
@@ -69,10 +71,11 @@ class ImageInput:
         """
         if not isinstance(model.backbone, VisionLanguageModel):
             return None
+        require_packages()
         shape = model.backbone.shape
         processor = ImageProcessor.from_folder(folder, options.processor)
         _check_sizes(processor, shape)
-        placeholder = ""
+        placeholder, frame = "", None
         if tokenizer is not None:
             ids = [model.hf_config.get(*_START), shape.image_token_id, model.hf_config.get(*_END)]
             tokens = tokenizer.tokens(ids)
@@ -81,8 +84,8 @@ class ImageInput:
                 raise ConfigError(
                     f"the tokenizer has no token {', '.join(missing)}, which config.json names for images"
                 )
-            placeholder = "".join(token for token in tokens if token is not None)
-        reader = ImageReader(shape.image_token_id, processor, options.access)
+            placeholder, frame = "".join(token for token in tokens if token is not None), (ids[0], ids[2])
+        reader = ImageReader(shape.image_token_id, processor, options.access, frame)
         return cls(ImageRules(placeholder, options.limit), reader)
 
 
@@ -102,6 +105,9 @@ def _limit(limits: Any) -> int:
         return DEFAULT_LIMIT
     if not isinstance(limits, Mapping):
         raise ConfigError(f"limit_mm_per_prompt must be a dict of counts by kind of media, got {limits!r}")
+    unknown = sorted(str(kind) for kind in limits if kind not in _KINDS)
+    if unknown:
+        raise ConfigError(f"limit_mm_per_prompt: {', '.join(unknown)} is no kind of media: {', '.join(_KINDS)} are")
     value = limits.get("image", DEFAULT_LIMIT)
     value = value.get("count", DEFAULT_LIMIT) if isinstance(value, Mapping) else value
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:

@@ -12,6 +12,7 @@ from assay.templated import TemplatedPair
 from assay.text_limits import cut_texts
 
 if TYPE_CHECKING:
+    from assay.media import ImageRules
     from assay.rendering import Renderable
     from assay.scoring import ScoreLimits, ScoreText
     from assay.templated import ScoreTemplate
@@ -28,12 +29,21 @@ def pair_prompts(
     tokenizer: Tokenizer | None,
     *,
     uses_separator: bool,
+    rules: ImageRules | None = None,
 ) -> list[Renderable]:
     """What a cross-encoder reads for each pair: a template's text, a tokenizer pair, or the two texts in one.
 
-    Images of both sides go with it, in the order in which their placeholders stand in the text.
+    Images of both sides go with it, in the order in which their placeholders stand in the text. rules: of a model that
+    takes images, and so many of them per pair.
     """
-    prompts = _text_pairs(queries, docs, limits, template, tokenizer, uses_separator=uses_separator)
+    query_texts, doc_texts = (
+        _cut([side.text for side in sides], limit, tokenizer)
+        for sides, limit in ((queries, limits.query), (docs, limits.doc))
+    )
+    if rules is not None:
+        for text, side in zip([*query_texts, *doc_texts], [*queries, *docs], strict=True):
+            rules.check_whole(text, len(side.images))
+    prompts = _text_pairs(query_texts, doc_texts, template, uses_separator=uses_separator)
     suffix_ids = () if template is None else template.suffix_ids
     if not suffix_ids and not any(side.images for side in (*queries, *docs)):
         return prompts
@@ -41,6 +51,9 @@ def pair_prompts(
     images = [left.images + right.images for left, right in zip(lefts, docs, strict=True)]
     if template is not None and template.puts_document_first:
         images = [right.images + left.images for left, right in zip(lefts, docs, strict=True)]
+    if rules is not None:
+        for of_pair in images:
+            rules.check_count(len(of_pair))
     return [
         Illustrated(prompt, of_pair, suffix_ids) if of_pair or suffix_ids else prompt
         for prompt, of_pair in zip(prompts, images, strict=True)
@@ -48,16 +61,8 @@ def pair_prompts(
 
 
 def _text_pairs(
-    queries: list[ScoreText],
-    docs: list[ScoreText],
-    limits: ScoreLimits,
-    template: ScoreTemplate | None,
-    tokenizer: Tokenizer | None,
-    *,
-    uses_separator: bool,
+    query_texts: list[str], doc_texts: list[str], template: ScoreTemplate | None, *, uses_separator: bool
 ) -> list[Renderable]:
-    query_texts = _cut([side.text for side in queries], limits.query, tokenizer)
-    doc_texts = _cut([side.text for side in docs], limits.doc, tokenizer)
     if len(query_texts) == 1:
         query_texts = query_texts * len(doc_texts)
     pairs = zip(query_texts, doc_texts, strict=True)

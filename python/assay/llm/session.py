@@ -201,7 +201,9 @@ class Session:
         tokenizer = self.renderer.tokenizer
         if kind == "cross-encoder":
             template = self._score_template(params, call.scoring)
-            pairs = pair_prompts(queries, docs, limits, template, tokenizer, uses_separator=self._uses_separator)
+            pairs = pair_prompts(
+                queries, docs, limits, template, tokenizer, uses_separator=self._uses_separator, rules=rules
+            )
             options = dataclasses.replace(options, only_second=limits.doc > 0)
             job = self._job(pairs, [params] * len(pairs), options, requests)
             if is_adapted:

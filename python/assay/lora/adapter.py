@@ -98,7 +98,7 @@ class Adapter:
 def located(name: str, there: Container[str], prefixes: Sequence[str]) -> str | None:
     """The name under which an adapter's tensor is `there`, with or without one of the prefixes; None without one."""
     bare = [name.removeprefix(prefix) for prefix in prefixes]
-    tried = [name, *bare, *(prefix + name for prefix in prefixes)]
+    tried = [name, *bare, *(prefix + each for prefix in prefixes for each in (name, *bare))]
     return next((candidate for candidate in tried if candidate in there), None)
 
 

@@ -81,7 +81,7 @@ def failure_of(err: BaseException, overload_status: int = 429) -> Failure:
         return Failure(400, BAD_REQUEST, message)
     if isinstance(err, RecursionError):
         return Failure(400, BAD_REQUEST, "The request is nested too deeply.")
-    if isinstance(err, NotImplementedError):
+    if isinstance(err, NotImplementedError | errors.MissingExtra):
         return Failure(501, "NotImplementedError", message)
     return Failure(500, INTERNAL, "Internal server error: the server's log says more.")
 

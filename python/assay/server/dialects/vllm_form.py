@@ -61,6 +61,11 @@ def scale_of(form: schema.Rescaled, probability: Scale, default: Scale = "model"
 def check_media(form: Any, policy: RequestPolicy) -> None:
     """Refuse options of media processing from clients that are not trusted with them."""
     if policy.trust_media_options:
+        for name in ("mm_processor_kwargs", "media_io_kwargs"):
+            if getattr(form, name, None):
+                raise refuse(
+                    f"{name} of a request is not supported: set --mm-processor-kwargs at the start", param=name
+                )
         return
     if form.mm_processor_kwargs:
         message = UNTRUSTED_MEDIA.format("mm_processor_kwargs", "preprocessing")
