@@ -303,3 +303,42 @@ def test_without_images_a_language_model_of_the_same_weights_gives_the_same_bits
     texts = ["Only words.", "Many more words, and a number: 12."]
     for plain, ours in zip(logits(LLM(tmp_path, dtype="float32"), texts), logits(llm("Qwen2VL"), texts), strict=True):
         assert torch.equal(plain, ours)
+
+
+@pytest.mark.parametrize("kind", ["Qwen2VL", "Qwen3VL"])
+def test_an_adapter_of_decoder_and_tower_gives_the_scores_of_the_merged_model(kind, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    from assay import PoolingParams
+    from assay.lora.request import LoRARequest
+
+    own = load_file(folder(kind) / "model.safetensors")
+    generator = torch.Generator().manual_seed(5)
+    stored, merged = {}, dict(own)
+    for module in ("language_model.layers.1.self_attn.q_proj", "visual.blocks.0.attn.qkv", "visual.merger.mlp.0"):
+        if kind == "Qwen3VL":
+            module = module.replace("merger.mlp.0", "merger.linear_fc1")
+        name = next(key for key in own if key.endswith(f"{module.removeprefix('language_model.')}.weight"))
+        rows, columns = own[name].shape
+        a, b = (torch.randn(shape, generator=generator) * 0.2 for shape in ((4, columns), (rows, 4)))
+        stored |= {f"base_model.model.model.{module}.lora_{side}.weight": t for side, t in (("A", a), ("B", b))}
+        merged[name] = own[name] + 2 * b @ a
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    save_file(stored, adapter / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "qkv"], "task_type": "SEQ_CLS"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    whole = tmp_path / "merged"
+    whole.mkdir()
+    for path in folder(kind).iterdir():
+        if path.name != "model.safetensors":
+            (whole / path.name).symlink_to(path)
+    save_file(merged, whole / "model.safetensors", metadata={"format": "pt"})
+    base = LLM(folder(kind), dtype="float32", enable_lora=True)
+    request = LoRARequest("a", 1, str(adapter))
+    prompts, raw = [prompt(case) for case in CASES], PoolingParams(use_activation=False)
+    outputs = base.encode(prompts, raw, pooling_task="classify", use_tqdm=False, lora_request=request)
+    for ours, theirs in zip(outputs, logits(LLM(whole, dtype="float32"), prompts), strict=True):
+        assert (ours.outputs.data - theirs).abs().max() <= 1e-4 * max(1.0, theirs.abs().max().item())
+    for plain, ours in zip(logits(base, prompts), outputs, strict=True):
+        assert not torch.equal(plain, ours.outputs.data)

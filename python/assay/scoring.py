@@ -79,7 +79,7 @@ def _from_parts(item: Any, architecture: str, rules: ImageRules | None) -> Score
     if isinstance(content, str):
         return _from_text(content, rules, is_parts=True)
     if not isinstance(content, Sequence):
-        shown = f"{{'content': {type(content).__name__}}}" if isinstance(item, Mapping) else type(item).__name__
+        shown = type(item).__name__ if content is None else f"{{'content': {type(content).__name__}}}"
         raise ValidationError(f"a score input must be str or {{'content': [parts]}}, got {shown}")
     parts = read_parts(content, architecture, rules)
     text = "\n".join(parts.texts)
