@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from assay.hf_config import HFConfig
 
 _CONVERSION = ("method", "classifier_from_token", "is_original_qwen3_reranker")
+_RAW_SCORES = ("JambaForSequenceClassification",)
+"""Reward models whose scores have no upper end: a request that does not say gets logits."""
 _HEADS: dict[str, Head] = {SEQUENCE: "sequence", TOKEN: "token", BACKBONE: "embedding"}
 
 
@@ -31,7 +33,8 @@ def transformers_family(hf_config: HFConfig, name: str, is_chain: bool) -> tuple
                 f"{name} ({key}): a head made of rows of a language-model head needs one of this package's own families"
             )
     head = outline.head_modules[-1] if outline.head_modules else ""
-    heads = {} if suffix == BACKBONE else {suffix: HeadShape(classifier=head, is_per_token=suffix == TOKEN)}
+    shape = HeadShape(classifier=head, is_per_token=suffix == TOKEN, use_activation=name not in _RAW_SCORES)
+    heads = {} if suffix == BACKBONE else {suffix: shape}
     family = Family(
         name=name.removesuffix(suffix),
         class_names=(),
