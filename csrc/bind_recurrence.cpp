@@ -44,6 +44,7 @@ void bind_causal_conv1d(py::handle x, py::handle weight, py::handle bias, py::ha
                             .cu_seqlens = lengths.ptr<std::int32_t>(),
                             .out = target.ptr<float>(),
                             .out_stride = target.strides[0],
+                            .num_tokens = num_tokens,
                             .num_seqs = lengths.shape[0] - 1,
                             .num_channels = num_channels,
                             .width = matrix.shape[0]});
@@ -65,8 +66,8 @@ void bind_selective_scan(py::handle u, py::handle delta, py::handle a, py::handl
   check_rows(steps, "delta", num_tokens, num_channels);
   check_matrix(decay, "a", kAnySize, num_channels);
   const std::int64_t state_size = decay.shape[0];
-  ASSAY_CHECK(state_size >= 1 && state_size <= kMaxStateSize, "a must have 1 to ", kMaxStateSize,
-              " rows (state_size), got ", state_size);
+  ASSAY_CHECK(state_size >= 1 && state_size <= kMaxStateSize, "state_size must be 1 to ", kMaxStateSize, ", got ",
+              state_size);
   check_rows(in_states, "b", num_tokens, state_size);
   check_rows(out_states, "c", num_tokens, state_size);
   check_vector(skip, "d", DType::kFloat32, num_channels);
@@ -88,6 +89,7 @@ void bind_selective_scan(py::handle u, py::handle delta, py::handle a, py::handl
                                                             .cu_seqlens = lengths.ptr<std::int32_t>(),
                                                             .out = target.ptr<float>(),
                                                             .out_stride = target.strides[0],
+                                                            .num_tokens = num_tokens,
                                                             .num_seqs = lengths.shape[0] - 1,
                                                             .num_channels = num_channels,
                                                             .state_size = state_size});
@@ -98,7 +100,6 @@ void bind_selective_scan(py::handle u, py::handle delta, py::handle a, py::handl
 void bind_recurrence(py::module_& m) {
   m.def("causal_conv1d", &bind_causal_conv1d);
   m.def("selective_scan", &bind_selective_scan);
-  m.attr("MAX_STATE_SIZE") = kMaxStateSize;
 }
 
 }  // namespace assay::cpu

@@ -169,6 +169,7 @@ struct CausalConv1dParams {
   const std::int32_t* cu_seqlens;  // [num_seqs + 1]
   float* out;                      // [num_tokens, num_channels]; shares no memory with x
   std::int64_t out_stride;
+  std::int64_t num_tokens;
   std::int64_t num_seqs;
   std::int64_t num_channels;
   std::int64_t width;
@@ -196,6 +197,7 @@ struct SelectiveScanParams {
   const std::int32_t* cu_seqlens;  // [num_seqs + 1]
   float* out;                      // [num_tokens, num_channels]; may be u, delta or z
   std::int64_t out_stride;
+  std::int64_t num_tokens;
   std::int64_t num_seqs;
   std::int64_t num_channels;
   std::int64_t state_size;  // at most kMaxStateSize

@@ -24,7 +24,7 @@ inline void convolve(const CausalConv1dParams& p, std::int64_t first, std::int64
 
 void causal_conv1d(const CausalConv1dParams& params, ThreadPool& pool) {
   const CausalConv1dParams& p = params;
-  const std::int64_t num_elements = p.cu_seqlens[p.num_seqs] * p.num_channels * p.width;
+  const std::int64_t num_elements = p.num_tokens * p.num_channels * p.width;
   with_activation(p.activation, [&](auto tag) {
     constexpr Activation kActivation = decltype(tag)::kValue;
     for_each_channel_block(pool, p.cu_seqlens, p.num_seqs, p.num_channels, num_elements,

@@ -87,7 +87,7 @@ inline void scan_channels(const SelectiveScanParams& p, std::int64_t first, std:
 
 void selective_scan(const SelectiveScanParams& params, ThreadPool& pool) {
   const SelectiveScanParams& p = params;
-  const std::int64_t num_elements = p.cu_seqlens[p.num_seqs] * p.num_channels * p.state_size;
+  const std::int64_t num_elements = p.num_tokens * p.num_channels * p.state_size;
   for_each_channel_block(pool, p.cu_seqlens, p.num_seqs, p.num_channels, num_elements,
                          [&](std::int64_t first, std::int64_t last, std::int64_t channel, std::int64_t count) {
                            scan_channels(p, first, last, channel, count);
