@@ -14,7 +14,6 @@ from assay import ops
 from assay.device import CPU
 from assay.errors import UnsupportedModelError
 from assay.layers import float32
-from assay.models.family import hidden_activation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from assay.device import Device
     from assay.models.packed_attention import PackedSequences
 
+_FUSED = {"silu": "silu", "swish": "silu"}
+"""config.json's activations that the convolution ends with, and what `ops` calls them; others are torch's."""
 _MIXERS = {"jamba": "JambaMambaMixer"}
 """Their class by model_type."""
 
@@ -64,7 +65,7 @@ class Recurrence:
         taken = cls(
             conv_weight=float32(convolution.weight.detach().squeeze(1).T),
             conv_bias=None if convolution.bias is None else float32(convolution.bias.detach()),
-            activation=hidden_activation(mixer.activation),
+            activation=_FUSED.get(mixer.activation, "none"),
             decay=-float32(mixer.A_log.detach().T).exp(),
             skip=float32(mixer.D.detach()),
             norms=tuple(
@@ -106,6 +107,8 @@ def _mix(
         activation=recurrence.activation,
         device=device,
     )
+    if recurrence.activation == "none":
+        x = mixer.act(x)
     parts = mixer.x_proj(x).split([mixer.time_step_rank, mixer.ssm_state_size, mixer.ssm_state_size], dim=1)
     time_step, b, c = (
         ops.rms_norm(part.contiguous(), *norm, device=device)

@@ -62,6 +62,8 @@ def with_stated_bias(model_class: Any, config: Any) -> Any:
         return model_class
 
     class Biased(model_class):  # type: ignore[misc]
+        score: Any
+
         def __init__(self, config: Any) -> None:
             super().__init__(config)
             self.score = nn.Linear(self.score.in_features, self.score.out_features)
