@@ -21,6 +21,17 @@ const float* end_of(const TensorView& view) {
                             : view.ptr<float>() + (view.shape[0] - 1) * view.strides[0] + view.shape[1];
 }
 
+// The kernel raises 2 to exponents of at most 0. NaN passes: it stays visible in the result.
+void check_decay(const TensorView& a) {
+  const float* at = a.ptr<float>();
+  bool is_positive = false;
+  for (std::int64_t i = 0; i < a.numel(); ++i) is_positive |= at[i] > 0.0f;
+  for (std::int64_t i = 0; is_positive && i < a.numel(); ++i) {
+    ASSAY_CHECK(!(at[i] > 0.0f), "a must not be above 0, got ", at[i], " at [", i / a.shape[1], ", ", i % a.shape[1],
+                "]");
+  }
+}
+
 void bind_causal_conv1d(py::handle x, py::handle weight, py::handle bias, py::handle cu_seqlens,
                         const std::string& activation, py::handle out) {
   const TensorView input = required_view(x, "x");
@@ -68,6 +79,7 @@ void bind_selective_scan(py::handle u, py::handle delta, py::handle a, py::handl
   const std::int64_t state_size = decay.shape[0];
   ASSAY_CHECK(state_size >= 1 && state_size <= kMaxStateSize, "state_size must be 1 to ", kMaxStateSize, ", got ",
               state_size);
+  check_decay(decay);
   check_rows(in_states, "b", num_tokens, state_size);
   check_rows(out_states, "c", num_tokens, state_size);
   check_vector(skip, "d", DType::kFloat32, num_channels);

@@ -177,6 +177,7 @@ def test_selective_scan_of_no_tokens_is_empty(isa: str) -> None:
 
 def test_selective_scan_refuses_wrong_arguments() -> None:
     case, lengths = Case.make(10, 32, 4), [4, 6]
+    places, half = (torch.tensor([2, 3]), torch.tensor([7, 1])), torch.tensor(0.5)
     wrong = {
         r"u must have shape \[\*, \*\], got \[320\]": replace(case, u=case.u.flatten()),
         r"delta must have shape \[10, 32\], got \[10, 31\]": replace(case, delta=case.delta[:, 1:]),
@@ -185,6 +186,7 @@ def test_selective_scan_refuses_wrong_arguments() -> None:
         "a must be contiguous, got stride": replace(case, a=torch.zeros(4, 40)[:, :32]),
         "state_size must be 1 to 64, got 65": replace(case, a=torch.zeros(65, 32)),
         "state_size must be 1 to 64, got 0": replace(case, a=torch.zeros(0, 32)),
+        r"a must not be above 0, got 0.5 at \[2, 7\]": replace(case, a=case.a.clone().index_put_(places, half)),
         r"b must have shape \[10, 4\], got \[9, 4\]": replace(case, b=case.b[1:]),
         r"c must have shape \[10, 4\], got \[10, 3\]": replace(case, c=case.c[:, 1:]),
         r"d must have shape \[32\], got \[31\]": replace(case, d=case.d[1:]),

@@ -339,7 +339,7 @@ def selective_scan(
 
     where z None leaves out the last factor. u, delta, z and out [num_tokens, num_channels]; b and c [num_tokens,
     state_size]; token strides are free, and out may be u, delta or z. a [state_size, num_channels], state_size up to
-    64; d [num_channels]; all float32. cu_seqlens int32 [num_seqs + 1]. Empty sequences are legal.
+    64, not above 0; d [num_channels]; all float32. cu_seqlens int32 [num_seqs + 1]. Empty sequences are legal.
     """
     if out is None:
         out = _empty(tuple(u.shape), u)
