@@ -11,6 +11,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+import lora_adapters
+import reranker_tokenizers
 import tiny_transformers
 from assay import LLM
 from assay.batch import Sequence, pack
@@ -18,7 +20,7 @@ from assay.config import PoolerConfig
 from assay.errors import UnsupportedModelError, WeightsError
 from assay.files import resolve_model
 from assay.hf_config import HFConfig
-from assay.models import PoolingModel, load_model
+from assay.models import PoolingModel, check_model, load_model
 from parity import float32_budget, max_error
 from tiny_transformers import MAX_LENGTH, make, sequences
 
@@ -85,6 +87,47 @@ def test_a_state_lasts_over_a_whole_sequence_and_ends_with_it(tmp_path: Path) ->
     before, after = run(model, [first, *rest]), run(model, [changed, *rest])
     assert (before[0] - after[0]).abs().max() > 1e-3
     assert all(torch.equal(a, b) for a, b in zip(before[1:], after[1:], strict=True))
+
+
+def language_model(folder: Path, *, is_tied: bool) -> transformers.PreTrainedTokenizerBase:
+    """A JambaForCausalLM with a tokenizer, which is returned."""
+    tokenizer = reranker_tokenizers.qwen2()
+    sizes = {"vocab_size": len(tokenizer), "num_experts": 1, "tie_word_embeddings": is_tied}
+    make(folder, "Jamba", "ForCausalLM", pad_token_id=tokenizer.pad_token_id, **sizes)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+@pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize(
+    ("method", "tokens"), [("from_2_way_softmax", ["no", "yes"]), ("no_post_processing", ["0", "yes", "1"])]
+)
+def test_a_language_model_becomes_a_classifier_of_its_heads_rows(
+    is_tied: bool, method: str, tokens: list[str], tmp_path: Path
+) -> None:
+    tokenizer = language_model(tmp_path / "model", is_tied=is_tied)
+    overrides = {"architectures": [NAME], "method": method, "classifier_from_token": tokens}
+    model, inputs = load(tmp_path / "model", **overrides), sequences(4)
+    exact = tiny_transformers.logits(tmp_path / "model", "JambaForCausalLM", inputs)
+    rows = [row[-1][tokenizer.convert_tokens_to_ids(tokens)] for row in exact]
+    if method == "from_2_way_softmax":
+        rows = [row[1:] - row[:1] for row in rows]
+    assert model.default_use_activation
+    assert max_error(run(model, inputs), rows) <= float32_budget(rows)
+    report = check_model(resolve_model(tmp_path / "model"), overrides)
+    assert report.head == f"{method} of {len(tokens)} rows of the language-model head"
+
+
+def test_adapters_of_a_head_made_of_rows_are_refused(tmp_path: Path) -> None:
+    language_model(tmp_path / "base", is_tied=True)
+    trained = transformers.JambaForCausalLM.from_pretrained(tmp_path / "base")
+    lora_adapters.save_adapter(trained, tmp_path / "adapter", target_modules=["in_proj"])
+    overrides = {"architectures": [NAME], "method": "no_post_processing", "classifier_from_token": ["yes"]}
+    with (
+        lora_adapters.load(tmp_path / "base", hf_overrides=overrides) as llm,
+        pytest.raises(UnsupportedModelError, match="adapters of such heads need one of this package's own families"),
+    ):
+        lora_adapters.results(llm, lora_adapters.request(tmp_path / "adapter"))
 
 
 @pytest.mark.parametrize("head", ["Model", "ForCausalLM"])
