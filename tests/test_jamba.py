@@ -17,6 +17,7 @@ import tiny_transformers
 from assay import LLM
 from assay.batch import Sequence, pack
 from assay.config import PoolerConfig
+from assay.doctor import Example, examine
 from assay.errors import UnsupportedModelError, WeightsError
 from assay.files import resolve_model
 from assay.hf_config import HFConfig
@@ -165,6 +166,17 @@ def test_score_bias_adds_the_bias_transformers_does_not_know(dtype: str, tmp_pat
     bias = biased(folder)
     for a, b in zip(run(load(folder, dtype), sequences(3)), plain, strict=True):
         assert torch.allclose(a, b + bias, atol=1e-5)
+
+
+def test_the_doctor_knows_score_bias(tmp_path: Path) -> None:
+    """The other side is transformers' class with that bias; without it every logit would be off by it."""
+    folder = tmp_path / "model"
+    tokenizer = reranker_tokenizers.qwen2()
+    make(folder, "Jamba", score_bias=True, num_experts=1, vocab_size=len(tokenizer))
+    tokenizer.save_pretrained(folder)
+    biased(folder)
+    report = examine(str(folder), examples=[Example("short", "a calm day"), Example("one", "nothing works")])
+    assert report.agrees
 
 
 def test_a_bias_that_is_not_there_or_not_stated_is_named(tmp_path: Path) -> None:
