@@ -94,7 +94,7 @@ def test_selective_scan_takes_accurate_steps(isa: str) -> None:
     generator = torch.Generator().manual_seed(0)
     delta = torch.cat([torch.linspace(-87, 100, 20001), torch.randn(20000, generator=generator) * 3])
     exact = torch.logaddexp(delta.double(), torch.zeros(1, dtype=torch.float64))
-    assert ((steps(delta) - exact).abs() / exact).max().item() <= 4e-7
+    assert ((steps(delta) - exact).abs() / exact).max().item() <= 3e-7
 
 
 def test_selective_scan_steps_at_the_ends(isa: str) -> None:

@@ -97,7 +97,7 @@ inline Vec vec_erf(Vec x) {
 }
 
 // log(1 + exp(x)) as max(x, 0) + log(1 + t), t = exp(-|x|), so that it neither overflows nor loses digits where it is
-// small: within 4 ulp from -87 on, 0 below -88.37; NaN stays NaN. log(1 + t) is the series of twice the inverse
+// small: within 3 ulp from -87 on, 0 below -88.37; NaN stays NaN. log(1 + t) is the series of twice the inverse
 // hyperbolic tangent of t / (2 + t).
 inline Vec vec_softplus(Vec x) {
   const Vec t = vec_exp(vec_sub(vec_zero(), vec_abs(x)));
