@@ -421,6 +421,7 @@ PYBIND11_MODULE(_cpu, m) {
       .def_property_readonly("isa", [](const PackedWeight& w) { return isa_name(w.table().isa); })
       .def_property_readonly("arithmetic_name", &PackedWeight::arithmetic_name);
   bind_layers(m);
+  bind_recurrence(m);
 
   m.def("linear", &bind_linear);
   m.def("embed", &bind_embed);

@@ -55,6 +55,9 @@ inline void check_rotary(const TensorView& cos, const TensorView& sin, const Ten
   check_ids(position_ids, "position_ids", cos.shape[0]);
 }
 
+// Adds causal_conv1d and selective_scan to the module (bind_recurrence.cpp).
+void bind_recurrence(py::module_& m);
+
 // Adds the fused transformer layer to the module (bind_layer.cpp).
 void bind_layers(py::module_& m);
 

@@ -13,6 +13,7 @@ PYBIND11_MODULE(ASSAY_CUDA_MODULE, m) {
   m.def("built_for", [] { return std::string(ASSAY_CUDA_BUILT_FOR); }, "Architectures compiled in, for messages.");
   cuda::bind_head(m);
   cuda::bind_rows(m);
+  cuda::bind_recurrence(m);
   cuda::bind_elementwise(m);
   cuda::bind_linear(m);
   cuda::bind_layer(m);

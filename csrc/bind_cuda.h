@@ -48,6 +48,7 @@ void bind_elementwise(py::module_& m);  // bind_cuda_elementwise.cpp: rotary, ga
 void bind_head(py::module_& m);         // bind_cuda_head.cpp: pool, classifier_head
 void bind_layer(py::module_& m);        // bind_cuda_layer.cpp: TransformerLayer, transformer_layer
 void bind_linear(py::module_& m);       // bind_cuda_linear.cpp: Weight, Product, CublasLt, linear
+void bind_recurrence(py::module_& m);   // bind_cuda_recurrence.cpp: causal_conv1d, selective_scan
 void bind_rows(py::module_& m);         // bind_cuda_rows.cpp: embed, layer_norm, rms_norm, gather_rows
 void bind_emulation(py::module_& m);    // bind_cuda_emulation.cpp: the emulation's own tests
 

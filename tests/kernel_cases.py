@@ -90,6 +90,18 @@ def pool(pooling: str) -> Tensor:
     return ops.pool(random(sum(FILLED), DEPTH), reference.cu_seqlens(FILLED), pooling)
 
 
+def convolution() -> Tensor:
+    x, weight = random(sum(LENGTHS), COLS), random(4, COLS, seed=1)
+    return ops.causal_conv1d(x, weight, random(COLS, seed=2), reference.cu_seqlens(LENGTHS), activation="silu")
+
+
+def scan() -> Tensor:
+    num_tokens = sum(LENGTHS)
+    u, delta, z = (random(num_tokens, COLS, seed=seed) for seed in range(3))
+    b, c, a = random(num_tokens, 18, seed=3), random(num_tokens, 18, seed=4), -random(18, COLS, seed=5).exp()
+    return ops.selective_scan(u, delta, a, b, c, random(COLS, seed=6), reference.cu_seqlens(LENGTHS), z=z)
+
+
 CASES: dict[str, Callable[[], Tensor]] = {
     **{f"linear-{a}-{act}": partial(linear, a, act) for a in ARITHMETICS for act in ("gelu", "gelu_tanh", "silu")},
     **{f"largest-{a}": partial(largest, a) for a in ARITHMETICS},
@@ -108,6 +120,8 @@ CASES: dict[str, Callable[[], Tensor]] = {
     **{f"embed-{name}": partial(embed, dtype) for name, dtype in DTYPES.items()},
     **{f"rotary-{name}": partial(rotary, dtype) for name, dtype in DTYPES.items()},
     **{f"pool-{pooling}": partial(pool, pooling) for pooling in ("cls", "last_token", "mean")},
+    "causal_conv1d": convolution,
+    "selective_scan": scan,
     **{f"head-{activation}": partial(head, activation) for activation in ops.HEAD_ACTIVATIONS},
 }
 

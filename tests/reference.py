@@ -166,3 +166,41 @@ def classifier_head(
     finish = {"identity": lambda row: row, "sigmoid": torch.sigmoid, "softmax": lambda row: row.softmax(-1)}
     rows = [finish[name](row) for name, row in zip(row_activations, logits, strict=True)]
     return torch.stack(rows) if rows else logits
+
+
+def causal_conv1d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, lengths: list[int], activation: str = "none"
+) -> Tensor:
+    """x [num_tokens, num_channels], weight [width, num_channels]; each sequence behind its own zeros."""
+    width = len(weight)
+    parts = []
+    for part in x.split(lengths):
+        padded = torch.nn.functional.pad(part, (0, 0, width - 1, 0))
+        total = torch.zeros_like(part) if bias is None else bias.expand_as(part)
+        for k in range(width):
+            total = total + weight[k] * padded[k : k + len(part)]
+        parts.append(total)
+    return ACTIVATIONS[activation](torch.cat(parts))
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    d: Tensor,
+    lengths: list[int],
+    z: Tensor | None = None,
+) -> Tensor:
+    """u, delta, z [num_tokens, num_channels]; a [state_size, num_channels]; b, c [num_tokens, state_size]."""
+    step = delta.clamp(min=0) + torch.log1p(torch.exp(-delta.abs()))
+    out, token = torch.empty_like(u), 0
+    for length in lengths:
+        state = torch.zeros_like(a)
+        for _ in range(length):
+            state = torch.exp(step[token] * a) * state + (step[token] * u[token]) * b[token][:, None]
+            out[token] = c[token] @ state
+            token += 1
+    out = out + d * u
+    return out if z is None else out * ACTIVATIONS["silu"](z)

@@ -194,7 +194,7 @@ def test_poolings_of_torch_are_those_of_the_cpu(device: Device, mode: str | tupl
     assert torch.allclose(ours, pool(rows, batch, modes), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["Phi3", "Qwen2Moe", "NomicBert"])
+@pytest.mark.parametrize("name", ["Phi3", "Qwen2Moe", "NomicBert", "Jamba"])
 def test_models_through_transformers_run_on_our_attention_and_products(
     tmp_path_factory: pytest.TempPathFactory, device: Device, name: str
 ) -> None:

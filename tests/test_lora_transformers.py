@@ -20,14 +20,16 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("DebertaV2", TOKEN, {"target_modules": ["key_proj"]}),
     ("Albert", SEQUENCE, {"target_modules": ["query", "word_embeddings"]}),
     ("Phi3", SEQUENCE, {"target_modules": "all-linear", "use_rslora": True}),
+    ("Jamba dense", SEQUENCE, {"target_modules": ["in_proj", "x_proj", "out_proj", "k_proj", "down_proj"]}),
     ("OPT", SEQUENCE, {"target_modules": ["fc1", "v_proj"], "alpha_pattern": {"layers.1.fc1": 3}}),
 ]
 
 
 def make_model(name: str, head: str = SEQUENCE, num_labels: int = 3) -> Any:
-    config = getattr(transformers, f"{name}Config")(**tiny_transformers.PACKABLE[name], num_labels=num_labels)
+    model_class = getattr(transformers, tiny_transformers.class_name(name, head))
+    config = model_class.config_class(**tiny_transformers.PACKABLE[name], num_labels=num_labels)
     torch.manual_seed(0)
-    model = getattr(transformers, name + head)(config).eval()
+    model = model_class(config).eval()
     randomize(model, seed=5)
     return model
 

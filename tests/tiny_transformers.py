@@ -31,6 +31,15 @@ _SIZES: dict[str, Any] = {
 }
 _DECODER: dict[str, Any] = {**_SIZES, "num_key_value_heads": 2, "head_dim": 16}
 _MIXTURE: dict[str, Any] = {**_DECODER, "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
+_JAMBA: dict[str, Any] = {
+    **_DECODER,
+    "num_hidden_layers": 4,
+    "attn_layer_period": 3,
+    "attn_layer_offset": 1,
+    "mamba_expand": 3,
+    "mamba_dt_rank": 6,
+    "mamba_d_conv": 3,
+}
 _ROBERTA: dict[str, Any] = {**_SIZES, "max_position_embeddings": MAX_LENGTH + 2, "type_vocab_size": 1}
 _DISENTANGLED: dict[str, Any] = {**_SIZES, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
 _DEBERTA_V3: dict[str, Any] = {
@@ -63,6 +72,8 @@ PACKABLE: dict[str, dict[str, Any]] = {
     "Olmo2": _DECODER,
     "Cohere2": {**_DECODER, "sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"]},
     "Granite": {**_DECODER, "attention_multiplier": 0.2, "residual_multiplier": 0.5},
+    "Jamba": {**_JAMBA, "num_experts": 4},
+    "Jamba dense": {**_JAMBA, "num_experts": 1, "mamba_conv_bias": False, "mamba_proj_bias": True, "mamba_d_state": 5},
     "DebertaV2": _DEBERTA_V3,
     "DebertaV2 unshared": _UNSHARED,
     "DebertaV2 convolution": {**_DEBERTA_V3, "conv_kernel_size": 3, "conv_act": "gelu"},

@@ -2,8 +2,9 @@
 
     python tools/fit_vec_math.py
 
-exp(r) = 1 + r + r^2 q(r) on |r| <= ln(2)/2; erf(z) = z p(u), u = z^2 * kErfScale - 1 in [-1, 1], on |z| <= kErfMax.
-Both are minimax fits of the relative error, found by Lawson's iteration: a least-squares fit in the Chebyshev basis
+exp(r) = 1 + r + r^2 q(r) on |r| <= ln(2)/2; erf(z) = z p(u), u = z^2 * kErfScale - 1 in [-1, 1], on |z| <= kErfMax;
+log(1 + t) = s + s v l(v), s = 2 t / (2 + t), v = s^2, on 0 <= t <= 1: the series of the inverse hyperbolic tangent.
+All are minimax fits of the relative error, found by Lawson's iteration: a least-squares fit in the Chebyshev basis
 whose weights grow where the error is large. Only numpy is needed.
 """
 
@@ -16,6 +17,7 @@ from numpy.polynomial import chebyshev
 
 EXP_DEGREE = 4  # of q: total degree 6
 ERF_DEGREE = 15
+LOG1P_DEGREE = 3  # of l
 ERF_MAX = 3.875  # 1 - erf is 4e-8 here, below one float32 step; exact in binary
 
 
@@ -66,6 +68,13 @@ def fit_erf() -> np.ndarray:
     z = np.sqrt((u + 1) / 2) * ERF_MAX
     erf = np.array([math.erf(value) for value in z])
     return rounded_fit(u, erf / z, z / erf, ERF_DEGREE)
+
+
+def fit_log1p() -> np.ndarray:
+    """l, lowest power first: (atanh(s / 2) * 2 / s - 1) / v, summed as a series, which does not cancel near 0."""
+    v = (nodes() + 1) / 2 * (2 / 3) ** 2
+    series = sum((v / 4) ** k / (4 * (2 * k + 3)) for k in range(40))
+    return rounded_fit(v, np.asarray(series), v, LOG1P_DEGREE)
 
 
 def horner32(coefficients: np.ndarray, x: np.ndarray, *, fma: bool) -> np.ndarray:
@@ -127,15 +136,22 @@ def main() -> None:
     q, p = fit_exp(), pin_end(fit_erf())
     show("kExpTerms", q)
     show("kErfTerms", p)
+    logarithm = fit_log1p()
+    show("kLog1pTerms", logarithm)
     print(f"constexpr float kErfMax = {ERF_MAX}f, kErfScale = {np.float32(2 / ERF_MAX**2):.9e}f;")
 
     r = np.linspace(-0.34657, 0.34657, 200001).astype(np.float32)
     z = np.linspace(1e-6, ERF_MAX, 200001).astype(np.float32)
+    t = np.linspace(0, 1, 200001)[1:].astype(np.float32)
     exp64 = np.exp(r.astype(np.float64))
     erf64 = np.array([math.erf(float(value)) for value in z])
     for fma in (True, False):
         exp_error = np.abs((np.float32(1) + (r + r * r * horner32(q, r, fma=fma))) / exp64 - 1)
         erf_error = np.abs(erf32(p, z, fma=fma) - erf64)
+        s = np.float32(2) * t / (np.float32(2) + t)
+        v = s * s
+        log1p_error = np.abs((s + s * v * horner32(logarithm, v, fma=fma)) / np.log1p(t.astype(np.float64)) - 1)
+        print(f"// fma {fma}: log1p {log1p_error.max():.2e} relative")
         print(f"// fma {fma}: exp on the reduced range {exp_error.max():.2e} relative")
         print(f"// fma {fma}: erf {erf_error.max():.2e} absolute, {(erf_error / erf64).max():.2e} relative")
 

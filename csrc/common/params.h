@@ -158,6 +158,51 @@ struct PoolParams {
   std::int64_t hidden_size;
 };
 
+// out[t, c] = activation(bias[c] + sum over k of weight[k, c] * x[t - width + 1 + k, c]), each channel by itself;
+// tokens before a sequence's first count as zeros.
+struct CausalConv1dParams {
+  const float* x;  // [num_tokens, num_channels]
+  std::int64_t x_stride;
+  const float* weight;  // [width, num_channels], contiguous; the last row meets the token itself
+  const float* bias;    // [num_channels] or nullptr
+  Activation activation;
+  const std::int32_t* cu_seqlens;  // [num_seqs + 1]
+  float* out;                      // [num_tokens, num_channels]; shares no memory with x
+  std::int64_t out_stride;
+  std::int64_t num_tokens;
+  std::int64_t num_seqs;
+  std::int64_t num_channels;
+  std::int64_t width;
+};
+
+constexpr std::int64_t kMaxStateSize = 64;  // of selective_scan; a channel's state lies on the stack
+
+// The recurrence of Mamba. Each channel has a state h [state_size], which is 0 where a sequence begins:
+//
+//   step = softplus(delta[t, channel]); h = exp(step * a[:, channel]) * h + step * u[t, channel] * b[t]
+//   out[t, channel] = (c[t] . h + d[channel] * u[t, channel]) * silu(z[t, channel])
+struct SelectiveScanParams {
+  const float* u;  // [num_tokens, num_channels]
+  std::int64_t u_stride;
+  const float* delta;  // [num_tokens, num_channels]
+  std::int64_t delta_stride;
+  const float* a;  // [state_size, num_channels], contiguous, <= 0
+  const float* b;  // [num_tokens, state_size]
+  std::int64_t b_stride;
+  const float* c;  // [num_tokens, state_size]
+  std::int64_t c_stride;
+  const float* d;  // [num_channels]
+  const float* z;  // [num_tokens, num_channels], or nullptr = no gate
+  std::int64_t z_stride;
+  const std::int32_t* cu_seqlens;  // [num_seqs + 1]
+  float* out;                      // [num_tokens, num_channels]; may be u, delta or z
+  std::int64_t out_stride;
+  std::int64_t num_tokens;
+  std::int64_t num_seqs;
+  std::int64_t num_channels;
+  std::int64_t state_size;  // at most kMaxStateSize
+};
+
 // logits = (classifier(act(dense(pooled))) - logit_mean) / logit_sigma; probs = activation per row.
 struct ClassifierHeadParams {
   const float* pooled;  // [num_rows, hidden_size]

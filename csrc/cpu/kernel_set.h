@@ -35,6 +35,9 @@
 #include "cpu/embedding.h"
 #include "cpu/rotary.h"
 #include "cpu/pooling.h"
+#include "cpu/channel_blocks.h"
+#include "cpu/causal_conv1d.h"
+#include "cpu/selective_scan.h"
 #include "cpu/transformer_layer.h"
 #include "cpu/head.h"
 #include "cpu/peak.h"
@@ -52,6 +55,8 @@ constexpr KernelTable make_table(Isa isa) {
           .rotary = rotary,
           .attention = attention,
           .pool = pool,
+          .causal_conv1d = causal_conv1d,
+          .selective_scan = selective_scan,
           .classifier_head = classifier_head,
           .transformer_layer = transformer_layer,
           .transformer_layer_workspace_size = transformer_layer_workspace_size,

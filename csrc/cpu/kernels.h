@@ -25,6 +25,8 @@ struct KernelTable {
   void (*rotary)(const RotaryParams& params, ThreadPool& pool);
   void (*attention)(const AttentionParams& params, ThreadPool& pool);
   void (*pool)(const PoolParams& params, ThreadPool& pool);
+  void (*causal_conv1d)(const CausalConv1dParams& params, ThreadPool& pool);
+  void (*selective_scan)(const SelectiveScanParams& params, ThreadPool& pool);
   void (*classifier_head)(const ClassifierHeadParams& params, ThreadPool& pool);
   void (*transformer_layer)(const TransformerLayerParams& params, ThreadPool& pool);
   std::size_t (*transformer_layer_workspace_size)(const TransformerLayerParams& params);

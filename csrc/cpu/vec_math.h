@@ -1,6 +1,6 @@
-// exp, tanh, erf and sigmoid on a Vec. Included inside an ISA's namespace after its vec_*.h; includes nothing.
-// Every ISA evaluates the same formulas. Coefficients: tools/fit_vec_math.py. Where a product meets a sum, vec_fma is
-// spelled out, so that no compiler may contract one copy of a function and not another.
+// exp, tanh, erf, sigmoid and softplus on a Vec. Included inside an ISA's namespace after its vec_*.h; includes
+// nothing. Every ISA evaluates the same formulas. Coefficients: tools/fit_vec_math.py. Where a product meets a sum,
+// vec_fma is spelled out, so that no compiler may contract one copy of a function and not another.
 #pragma once
 
 #if defined(__AVX512F__)
@@ -17,6 +17,7 @@ constexpr float kErfTerms[] = {3.649194241e-01f, -1.821501106e-01f, 1.354509741e
                                9.074409306e-02f, -7.349073142e-02f, 5.725520104e-02f, -4.202929139e-02f,
                                2.845696919e-02f, -1.874660701e-02f, 1.277258713e-02f, -6.823669653e-03f,
                                1.912698848e-03f, -1.275405171e-03f, 1.709874137e-03f, -6.754818605e-04f};
+constexpr float kLog1pTerms[] = {8.333301544e-02f, 1.250679232e-02f, 2.187395701e-03f, 5.473898491e-04f};
 constexpr float kErfMax = 3.875f, kErfScale = 1.331945956e-01f;
 
 constexpr float kLog2e = 1.44269504f;
@@ -93,4 +94,15 @@ inline Vec vec_erf(Vec x) {
   const Vec z = vec_max(vec_set1(-kErfMax), vec_min(vec_set1(kErfMax), x));
   const Vec u = vec_fma(vec_mul(z, z), vec_set1(kErfScale), vec_set1(-1.0f));
   return vec_mul(z, vec_estrin(u, kErfTerms));
+}
+
+// log(1 + exp(x)) as max(x, 0) + log(1 + t), t = exp(-|x|), so that it neither overflows nor loses digits where it is
+// small: within 3 ulp from -87 on, 0 below -88.37; NaN stays NaN. log(1 + t) is the series of twice the inverse
+// hyperbolic tangent of t / (2 + t).
+inline Vec vec_softplus(Vec x) {
+  const Vec t = vec_exp(vec_sub(vec_zero(), vec_abs(x)));
+  const Vec s = vec_div(vec_add(t, t), vec_add(t, vec_set1(2.0f)));
+  const Vec square = vec_mul(s, s);
+  const Vec log1p = vec_fma(vec_mul(s, square), vec_polynomial(square, kLog1pTerms), s);
+  return vec_add(vec_max(vec_zero(), x), log1p);  // in this order: vec_max returns its second operand on NaN
 }

@@ -5,6 +5,7 @@ set(ASSAY_CUDA_KERNELS
     attention_f16.cu
     attention_f32.cu
     attention_work_list.cu
+    causal_conv1d.cu
     embedding.cu
     gather.cu
     gemm.cu
@@ -15,7 +16,8 @@ set(ASSAY_CUDA_KERNELS
     pooling.cu
     proof.cu
     residual.cu
-    rotary.cu)
+    rotary.cu
+    selective_scan.cu)
 # For sm_90a and nothing else.
 set(ASSAY_CUDA_HOPPER_KERNELS attention_hopper.cu)
 set(ASSAY_CUDA_HOST
@@ -36,6 +38,7 @@ set(ASSAY_CUDA_BINDINGS
     bind_cuda_head.cpp
     bind_cuda_layer.cpp
     bind_cuda_linear.cpp
+    bind_cuda_recurrence.cpp
     bind_cuda_rows.cpp)
 
 list(TRANSFORM ASSAY_CUDA_KERNELS PREPEND ${CMAKE_CURRENT_LIST_DIR}/)

@@ -291,6 +291,62 @@ def pool(
     return out
 
 
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    cu_seqlens: Tensor,
+    *,
+    activation: str = "none",
+    out: Tensor | None = None,
+    device: Device = CPU,
+) -> Tensor:
+    """Each channel convolved over the tokens of its own sequence, none of them later -> [num_tokens, num_channels].
+
+    out[t, c] = activation(bias[c] + sum over k of weight[k, c] * x[t - width + 1 + k, c]), where tokens before the
+    first of a sequence count as zeros: torch's conv1d with groups = num_channels and width - 1 zeros on the left. x and
+    out [num_tokens, num_channels], token strides are free, no memory is shared; weight [width, num_channels], its last
+    row meets the token itself; bias [num_channels] or None; all float32. cu_seqlens int32 [num_seqs + 1]. Empty
+    sequences are legal. activation: of ACTIVATIONS.
+    """
+    if out is None:
+        out = _empty(tuple(x.shape), x)
+    _kernels(device).causal_conv1d(x, weight, bias, cu_seqlens, activation, out)
+    return out
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    d: Tensor,
+    cu_seqlens: Tensor,
+    *,
+    z: Tensor | None = None,
+    out: Tensor | None = None,
+    device: Device = CPU,
+) -> Tensor:
+    """Mamba's selective state space model over every sequence -> [num_tokens, num_channels].
+
+    After Gu and Dao 2023 (arXiv 2312.00752), equations 2 and 4, with B discretised by Euler's rule as in their code.
+    Channel e has a state h [state_size], 0 before its sequence's first token; token t makes of it
+
+        step = softplus(delta[t, e])
+        h = exp(step * a[:, e]) * h + step * u[t, e] * b[t]
+        out[t, e] = (c[t] . h + d[e] * u[t, e]) * silu(z[t, e])
+
+    where z None leaves out the last factor. u, delta, z and out [num_tokens, num_channels]; b and c [num_tokens,
+    state_size]; token strides are free, and out may be u, delta or z. a [state_size, num_channels], state_size up to
+    64, not above 0; d [num_channels]; all float32. cu_seqlens int32 [num_seqs + 1]. Empty sequences are legal.
+    """
+    if out is None:
+        out = _empty(tuple(u.shape), u)
+    _kernels(device).selective_scan(u, delta, a, b, c, d, z, cu_seqlens, out)
+    return out
+
+
 def classifier_head(
     pooled: Tensor,
     classifier: Any,

@@ -9,10 +9,11 @@ from __future__ import annotations
 from assay.cuda_kernels.heads import Heads
 from assay.cuda_kernels.layers import Layers
 from assay.cuda_kernels.products import DeviceWeight, Products
+from assay.cuda_kernels.recurrence import Recurrence
 from assay.cuda_kernels.rows import Rows
 
 
-class CudaKernels(Products, Rows, Heads, Layers):
+class CudaKernels(Products, Rows, Heads, Layers, Recurrence):
     """Every op of `ops` on one device; one object per model."""
 
 

@@ -11,6 +11,7 @@ from assay.doctor.trace import Trace
 from assay.errors import UnsupportedModelError
 from assay.files import sentence_config
 from assay.hf_config import HFConfig, read_json
+from assay.models.transformers_head import with_stated_bias
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,8 +59,10 @@ class Reference:
             kind = (
                 "AutoModelForTokenClassification" if task == "token_classify" else "AutoModelForSequenceClassification"
             )
-        load = getattr(transformers, kind).from_pretrained
-        self.model = load(
+        model_class = getattr(transformers, kind)
+        if kind == "AutoModelForSequenceClassification" and self.config.get("score_bias"):
+            model_class = with_stated_bias(getattr(transformers, self.config.architectures[0]), self.config)
+        self.model = model_class.from_pretrained(
             str(files.folder), attn_implementation="eager", dtype=getattr(torch, dtype), local_files_only=True
         ).eval()
         labels = self.head["classifier.weight"].shape[0] if self.head else self.config.num_labels

@@ -131,12 +131,12 @@ def _report(files: ModelFiles, plan: Plan, dtype: str, place: Device, match: Mat
 def _head_words(plan: Plan) -> str:
     if plan.head in _HEAD_WORDS:
         return _HEAD_WORDS[plan.head]
+    if plan.head_plan is not None and plan.head_plan.source == "lm_head":
+        return f"{plan.head_plan.method} of {len(plan.head_plan.token_ids)} rows of the language-model head"
     if isinstance(plan.family.backbone, Outline):
         return ", ".join(plan.family.backbone.head_modules)
     head = plan.head_shape
     assert head is not None
-    if plan.head_plan is not None and plan.head_plan.source == "lm_head":
-        return f"{plan.head_plan.method} of {len(plan.head_plan.token_ids)} rows of the language-model head"
     dense = [] if head.dense is None else [f"{head.dense.format('')} + {head.dense_activation}"]
     return ", ".join([*dense, *([] if head.norm is None else [head.norm]), head.classifier])
 

@@ -10,7 +10,6 @@ from assay.errors import WeightsError
 from assay.layers import HEAD_ARITHMETIC, LayerNorm, Linear
 from assay.models.forward_pass import EmbeddingHead, TaskHead
 from assay.models.sentence_transformer import load_dense
-from assay.models.transformers_class import Outline
 from assay.pooler import ClassifierHead
 from assay.weights import WeightMap
 
@@ -87,8 +86,10 @@ def load_classifier(plan: Plan, weights: WeightMap, prefix: str) -> ClassifierHe
     return _head(plan, classifier, dense, head.dense_activation, norm)
 
 
-def taken_classifier(plan: Plan, parts: LoadedParts) -> ClassifierHead | None:
-    """The head of a model that transformers loaded, if it has one."""
+def taken_classifier(plan: Plan, parts: LoadedParts, weights: WeightMap) -> ClassifierHead | None:
+    """The head of a model that transformers loaded, if it has one; weights: its checkpoint."""
+    if _is_from_lm_head(plan):
+        return _head(plan, _converted_classifier(plan, weights, prefix=""))
     return None if parts.classifier is None else _head(plan, parts.classifier, before=parts.before)
 
 
@@ -134,7 +135,7 @@ def _stored_classifier(plan: Plan, weights: WeightMap, name: str, has_bias: bool
 def _converted_classifier(plan: Plan, weights: WeightMap, prefix: str) -> Linear:
     """Rows of the language-model head, which is the word table where the embeddings are tied."""
     family = plan.family
-    assert plan.head_plan is not None and family.lm_head is not None and not isinstance(family.backbone, Outline)
+    assert plan.head_plan is not None and family.lm_head is not None
     names = [f"{family.lm_head}.weight"]
     if plan.hf_config.get("tie_word_embeddings", family.is_tied):
         names.append(prefix + family.backbone.word_table)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from assay.device import CPU, ON_CPU
-from assay.errors import ConfigError
+from assay.errors import ConfigError, UnsupportedModelError
 from assay.models import cuda_start
 from assay.models.device_memory import ITEM_BYTES, DeviceMemory, MemoryMeter
 from assay.models.family import Int8Loader, TowerLoader
@@ -209,8 +209,13 @@ def load_weights(
         num_bytes = _checked_size(weights, None, dtype, meter)
         arithmetic = product_arithmetic(asked, dtype, quantization, device.kind)
         adapter = None if adaptation is None else adaptation.adapter
+        if adapter is not None and plan.head_plan is not None and plan.head_plan.source == "lm_head":
+            raise UnsupportedModelError(
+                f"{plan.architecture} runs through transformers' code, and an adapter could change the rows that its "
+                f"head is made of: adapters of such heads need one of this package's own families"
+            )
         taken = load_parts(files, loader, plan.hf_config.num_labels, dtype, arithmetic, device, adapter)
-        backbone, classifier = taken.backbone, taken_classifier(plan, taken)
+        backbone, classifier = taken.backbone, taken_classifier(plan, taken, weights)
     else:
         prefix = weights.prefix(plan.family.prefixes, loader.word_table)
         dtype, reason = resolve_dtype(dtype, weights.dtype(prefix + loader.word_table), device.kind)

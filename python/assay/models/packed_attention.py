@@ -40,7 +40,7 @@ class PackedSequences:
     device: Device = CPU
     batch: RaggedBatch | None = None
     num_calls: int = 0
-    """Attention layers that ran since `start`."""
+    """Layers over sequences, attention or recurrence, that ran since `start`."""
 
     def start(self, batch: RaggedBatch) -> None:
         """A forward pass on `batch` begins."""

@@ -9,6 +9,7 @@ from assay.batch import RaggedBatch
 from assay.device import CPU
 from assay.models.packed_attention import SEQUENCES, PackedSequences
 from assay.models.packed_experts import pack_experts
+from assay.models.packed_mamba import pack_mixers
 from assay.models.packed_products import lanes, one_thread, pack_products
 from assay.models.packed_relative import pack_relative
 
@@ -44,6 +45,7 @@ class TransformersBackbone:
         module.config.use_cache = False
         pack_products(module, arithmetic, device)
         pack_experts(module, arithmetic, device)
+        pack_mixers(module, sequences, device)
         pack_relative(module, sequences, shape.max_model_len, arithmetic, device)
         return cls(shape, module, sequences)
 

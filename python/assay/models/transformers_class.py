@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from assay.errors import ConfigError, UnsupportedModelError
 from assay.models import packed_attention
 from assay.models.packed_experts import is_experts, is_router
+from assay.models.packed_mamba import has_mixers, held_matrices
 from assay.models.packed_relative import attention_name, is_relative, token_convolution
-from assay.models.transformers_head import head_modules
+from assay.models.transformers_head import head_modules, with_stated_bias
 
 if TYPE_CHECKING:
     from assay.hf_config import HFConfig
@@ -58,6 +59,7 @@ class Outline:
     model_class: the transformers class that `architecture` names; config: its config object. head: "embedding" where
     none is used; head_modules: names of the modules it is made of. pooling: the default mode of `pooler.pool`.
     is_late: every token goes through the head up to its last linear layer, and what is pooled comes of that.
+    word_table: the tensor of the word embeddings in a checkpoint of the class.
     """
 
     architecture: str
@@ -68,6 +70,7 @@ class Outline:
     pooling: str
     head_modules: tuple[str, ...]
     is_late: bool = False
+    word_table: str = ""
 
 
 def make_outline(hf_config: HFConfig, architecture: str, head: Head, is_chain: bool = False) -> Outline | None:
@@ -85,6 +88,7 @@ def make_outline(hf_config: HFConfig, architecture: str, head: Head, is_chain: b
     config = _config(hf_config, model_class)
     _check_config(config, architecture)
     _check_class(model_class, config, architecture)
+    model_class = with_stated_bias(model_class, config)
     model = _on_meta(model_class, config)
     backbone = model.base_model
     if head == "embedding" and backbone is not model and not is_chain:
@@ -101,6 +105,7 @@ def make_outline(hf_config: HFConfig, architecture: str, head: Head, is_chain: b
         pooling="mean" if pooling == _LATE else pooling,
         head_modules=() if head == "embedding" else tuple(head_modules(model, has_pooler=head == "sequence")),
         is_late=pooling == _LATE,
+        word_table=_word_table(model),
     )
 
 
@@ -137,13 +142,15 @@ def _check_config(config: Any, architecture: str) -> None:
 
 
 def _check_class(model_class: Any, config: Any, architecture: str) -> None:
-    if model_class._is_stateful:
+    if model_class._is_stateful and not has_mixers(config):
         raise UnsupportedModelError(
             f"{architecture} carries a state from token to token, which would leak from one packed sequence to the next"
         )
     if is_relative(config):
         return
-    if not model_class._supports_attention_backend or not model_class._can_set_attn_implementation():
+    # Jamba's attention goes through the interface, though its class does not say so.
+    supports_backend = model_class._supports_attention_backend or has_mixers(config)
+    if not supports_backend or not model_class._can_set_attn_implementation():
         raise UnsupportedModelError(
             f"{architecture}: its attention does not go through transformers' attention interface, so it cannot be "
             f"replaced by attention over packed sequences"
@@ -158,11 +165,11 @@ def _check_modules(backbone: Any, architecture: str) -> None:
     for argument in ("input_ids", "position_ids"):
         if argument not in inspect.signature(backbone.forward).parameters:
             raise UnsupportedModelError(f"{type(backbone).__name__} takes no {argument}, which packed sequences need")
-    convolution = token_convolution(backbone)
+    convolution, held = token_convolution(backbone), held_matrices(backbone)
     for name, module in backbone.named_modules():
         matrices = [key for key, value in module.named_parameters(recurse=False) if value.ndim > 1]
         is_known = type(module) in (nn.Linear, Conv1D) or isinstance(module, nn.Embedding) or module is convolution
-        if matrices and not (is_known or is_experts(module) or is_router(module)):
+        if matrices and not (is_known or name in held or is_experts(module) or is_router(module)):
             raise UnsupportedModelError(
                 f"{architecture}: {name} ({type(module).__name__}) multiplies by {matrices[0]} itself; only linear "
                 f"layers, embeddings and experts may hold matrices (no convolutions or recurrences)"
@@ -186,8 +193,13 @@ def _shape(config: Any, backbone: Any, architecture: str) -> TransformersShape:
         type_vocab_size=getattr(config, "type_vocab_size", 0) if has_types else 0,
         position_offset=paddings[0] + 1 if paddings else 0,  # RoBERTa's rule keeps a row for padding
         has_position_table=bool(tables),
-        is_causal=any(getattr(module, "is_causal", False) for module in backbone.modules()),
+        is_causal=has_mixers(config) or any(getattr(module, "is_causal", False) for module in backbone.modules()),
     )
+
+
+def _word_table(model: Any) -> str:
+    embeddings = model.get_input_embeddings()
+    return next(f"{name}.weight" for name, part in model.named_modules() if part is embeddings)
 
 
 def _short_lengths(config: Any) -> list[int]:

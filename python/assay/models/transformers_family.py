@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from assay.convert import asks_for_rows
 from assay.errors import UnsupportedModelError
-from assay.models.family import BACKBONE, SEQUENCE, TOKEN, Family, HeadShape
+from assay.models.family import BACKBONE, SEQUENCE, TOKEN, Family, HeadShape, last_token
 from assay.models.transformers_class import Head, make_outline
 
 if TYPE_CHECKING:
     from assay.hf_config import HFConfig
 
 _CONVERSION = ("method", "classifier_from_token", "is_original_qwen3_reranker")
+_LM_HEADS = {"JambaForSequenceClassification": "lm_head"}
+"""Architectures whose language model's logits are its head's products and no more, and where the head lies."""
+_RAW_SCORES = ("JambaForSequenceClassification",)
+"""Reward models whose scores have no upper end: a request that does not say gets logits."""
 _HEADS: dict[str, Head] = {SEQUENCE: "sequence", TOKEN: "token", BACKBONE: "embedding"}
 
 
@@ -22,6 +27,8 @@ def transformers_family(hf_config: HFConfig, name: str, is_chain: bool) -> tuple
     it cannot run on ragged batches.
     """
     suffix = BACKBONE if is_chain else next((ending for ending in _HEADS if name.endswith(ending)), None)
+    if not is_chain and name in _LM_HEADS and asks_for_rows(hf_config):
+        return _of_language_model(hf_config, name)
     outline = None if suffix is None else make_outline(hf_config, name, _HEADS[suffix], is_chain)
     if outline is None or suffix is None:
         return None
@@ -31,7 +38,8 @@ def transformers_family(hf_config: HFConfig, name: str, is_chain: bool) -> tuple
                 f"{name} ({key}): a head made of rows of a language-model head needs one of this package's own families"
             )
     head = outline.head_modules[-1] if outline.head_modules else ""
-    heads = {} if suffix == BACKBONE else {suffix: HeadShape(classifier=head, is_per_token=suffix == TOKEN)}
+    shape = HeadShape(classifier=head, is_per_token=suffix == TOKEN, use_activation=name not in _RAW_SCORES)
+    heads = {} if suffix == BACKBONE else {suffix: shape}
     family = Family(
         name=name.removesuffix(suffix),
         class_names=(),
@@ -43,3 +51,22 @@ def transformers_family(hf_config: HFConfig, name: str, is_chain: bool) -> tuple
         pooling=lambda _: outline.pooling,
     )
     return name, family, suffix
+
+
+def _of_language_model(hf_config: HFConfig, name: str) -> tuple[str, Family[Any], str]:
+    """The same where the head is made of rows of the language model's: of the class only the backbone runs."""
+    outline = make_outline(hf_config, name, "embedding", is_chain=True)
+    assert outline is not None
+    family = Family(
+        name=name.removesuffix(SEQUENCE),
+        class_names=(),
+        model_types=(),
+        prefixes=(),
+        shape=lambda _: outline.shape,
+        backbone=outline,
+        heads={SEQUENCE: HeadShape(classifier="score")},
+        pooling=last_token,
+        lm_head=_LM_HEADS[name],
+        is_tied=outline.config.tie_word_embeddings,
+    )
+    return name, family, SEQUENCE

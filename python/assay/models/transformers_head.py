@@ -51,6 +51,27 @@ def head_modules(model: Any, *, has_pooler: bool) -> dict[str, Any]:
     return {name: module for name, module in named if not isinstance(module, nn.Dropout)}
 
 
+def with_stated_bias(model_class: Any, config: Any) -> Any:
+    """The class itself, or one whose `score` layer has a bias, where config.json says so (Jamba's score_bias).
+
+    transformers' own class has none and would not know the tensor.
+    """
+    from torch import nn
+
+    if not getattr(config, "score_bias", False) or not model_class.__name__.endswith("ForSequenceClassification"):
+        return model_class
+
+    class Biased(model_class):  # type: ignore[misc]
+        score: Any
+
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.score = nn.Linear(self.score.in_features, self.score.out_features)
+
+    Biased.__name__ = Biased.__qualname__ = model_class.__name__
+    return Biased
+
+
 def drop_pooler(backbone: Any) -> None:
     """Let the backbone run without its pooler, which reads the first token of a batch only."""
     from torch import nn

@@ -38,7 +38,8 @@ def load_parts(
     adapter: merged into it first, whole as it is. Raises WeightsError or UnsupportedModelError.
     """
     model = _from_pretrained(files, outline, dtype, adapter).to(device.torch_device)
-    expected = Expected.measure(model, outline)
+    with _quiet():  # what transformers says of its own speed is not about ours
+        expected = Expected.measure(model, outline)
     has_head, has_pooler = outline.head != "embedding", outline.head == "sequence"
     modules = list(head_modules(model, has_pooler=has_pooler).values())
     drop_pooler(model.base_model)
@@ -108,7 +109,7 @@ def _is_of_unused_head(name: str, model: Any, outline: Outline) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers' loading report and progress bar stay out of the log: what is wrong is raised."""
+    """transformers' reports and progress bar stay out of the log: what is wrong is raised."""
     from transformers.utils import logging
 
     verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
