@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import reranker_tokenizers
 import tiny_models
 import tiny_rerankers
 import tiny_transformers
@@ -85,6 +86,19 @@ def test_a_reranker_made_of_a_language_model_agrees(tmp_path: Path, kind: str) -
     other = {"classifier_from_token": ["1", "0"], "method": "from_2_way_softmax"}
     report = examine_some(str(folder), hf_overrides=other)
     assert report.agrees, words.describe(report)
+
+
+def test_a_tokenizer_without_special_tokens_leaves_the_empty_text_out(tmp_path: Path) -> None:
+    from transformers import Qwen2Config, Qwen2ForSequenceClassification
+
+    tokenizer = reranker_tokenizers.qwen2()
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Qwen2Config(vocab_size=len(tokenizer), num_key_value_heads=1, pad_token_id=0, **sizes)
+    Qwen2ForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    report = examine(str(tmp_path))
+    assert report.agrees
+    assert 0 < len(report.examples) < len(inputs.built_in(with_pairs=True))
 
 
 def test_bfloat16_is_held_to_what_transformers_loses_itself(bert: Path) -> None:

@@ -93,7 +93,8 @@ def test_alone_in_a_batch_in_any_order_and_on_one_thread_the_bits_are_the_same(k
     threads = ops.num_threads()
     ops.set_num_threads(1)
     try:
-        model._model.backbone.features.clear()
+        backbone: Any = model._model.backbone
+        backbone.features.clear()
         alone = [logits(model, [prompt(case)])[0] for case in CASES]
     finally:
         ops.set_num_threads(threads)
@@ -200,7 +201,8 @@ def test_kept_features_are_bounded_and_drop_what_was_not_asked_for_longest():
 
 def test_an_image_goes_through_the_tower_once(monkeypatch):
     model = LLM(folder("Qwen2_5_VL"), dtype="float32")
-    backbone, calls = model._model.backbone, []
+    backbone: Any = model._model.backbone
+    calls: list[bytes] = []
     tower_class = type(backbone.tower)
     plain = tower_class.__call__
     monkeypatch.setattr(tower_class, "__call__", lambda self, grid: calls.append(grid.digest) or plain(self, grid))

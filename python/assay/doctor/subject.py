@@ -65,9 +65,11 @@ class Subject:
         )
 
     def reads(self, example: Example) -> bool:
-        """Whether an input can be compared: which words of a long templated pair are cut is this package's own rule."""
+        """Whether an input can be compared: an empty one has no result, and which words of a long templated pair are
+        cut is this package's own rule.
+        """
         if self.language_model is None and self._template is None:
-            return True
+            return len(self.encode(example)) > 0
         (sequence,) = self.tokenizer.encode_batch([self._text(example)])
         return 0 < len(sequence) <= self.max_length
 
