@@ -26,12 +26,9 @@ Value by_name(const Named<Value> (&table)[kSize], const std::string& name, const
 }
 
 inline constexpr Named<Activation> kActivations[] = {
-    {"none", Activation::kNone},
-    {"gelu", Activation::kGeluErf},
-    {"gelu_tanh", Activation::kGeluTanh},
-    {"gelu_quick", Activation::kGeluQuick},
-    {"relu", Activation::kRelu},
-    {"silu", Activation::kSilu},
+    {"none", Activation::kNone},          {"gelu", Activation::kGeluErf},
+    {"gelu_tanh", Activation::kGeluTanh}, {"gelu_quick", Activation::kGeluQuick},
+    {"relu", Activation::kRelu},          {"silu", Activation::kSilu},
     {"tanh", Activation::kTanh}};
 inline constexpr Named<NormKind> kNormKinds[] = {{"layer", NormKind::kLayer}, {"rms", NormKind::kRms}};
 inline constexpr Named<Pooling> kPoolings[] = {
