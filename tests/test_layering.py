@@ -29,6 +29,7 @@ RANKS = {
     "hf_config": 1,
     "image_patches": 0,
     "image_reader": 3,
+    "image_tokens": 2,
     "images": 1,
     "inputs": 2,
     "lora": 3,

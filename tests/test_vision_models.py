@@ -17,9 +17,9 @@ from assay import LLM, ops
 from assay.batch import pack
 from assay.errors import ConfigError, UnsupportedModelError, WeightsError
 from assay.hf_config import HFConfig
+from assay.models.kept_features import KeptFeatures
 from assay.models.nested_config import lifted
 from assay.models.section_rope import part_of_pair, section_positions
-from assay.models.vision_language import KeptFeatures
 from assay.models.vision_layout import patch_places, resampled, windows
 from assay.models.vision_tower import ImageFeatures
 from tiny_vision import KINDS, MARK, PATCH, Reference, encode, image

@@ -12,6 +12,7 @@ from assay.images import open_image
 
 if TYPE_CHECKING:
     from assay.image_patches import PixelGrid
+    from assay.image_tokens import ImageMark
     from assay.images import MediaAccess
     from assay.media import ImageSource
     from assay.pixels import ImageProcessor
@@ -26,15 +27,11 @@ def _threads() -> ThreadPoolExecutor:
 
 @dataclass(frozen=True, slots=True)
 class ImageReader:
-    """token_id: what stands in a prompt for an image, and in its ids for every token of one.
+    """mark: the tokens that stand for an image. access: where images may come from."""
 
-    frame: the tokens before and behind it; none where there is no tokenizer.
-    """
-
-    token_id: int
+    mark: ImageMark
     processor: ImageProcessor
     access: MediaAccess
-    frame: tuple[int, int] | None = None
     _pool: ThreadPoolExecutor = field(default_factory=_threads, repr=False, compare=False)
 
     def __call__(self, source: Any) -> PixelGrid:
@@ -48,10 +45,3 @@ class ImageReader:
             for future in [self._pool.submit(source.grid, self) for source in unread]:
                 with contextlib.suppress(ValidationError):
                     future.result()
-
-    def is_framed(self, ids: list[int], place: int) -> bool:
-        """Whether the image token at `place` stands between the two others of its placeholder."""
-        if self.frame is None:
-            return True
-        around = [ids[at] if 0 <= at < len(ids) else None for at in (place - 1, place + 1)]
-        return around == list(self.frame)

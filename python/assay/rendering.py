@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from assay.batch import Sequence
 from assay.errors import ConfigError, ValidationError
-from assay.image_patches import PlacedImage
+from assay.image_tokens import added_tokens, with_images
 from assay.media import Illustrated
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Renderer:
                 sequence = self._sized(sequence, options, not isinstance(prompt, list))
                 if first_ones is not None and first_ones[position] is not None:
                     sequence = self._with_types(sequence, first_ones[position])
-                if self._images is not None and not has_images and self._images.token_id in sequence.input_ids:
+                if self._images is not None and not has_images and self._images.mark.token_id in sequence.input_ids:
                     raise ValidationError("the prompt names an image it does not hold", parameter="image_url")
             if sequence.input_ids[-1] == self._pad_read_at_end and self._first_warning.acquire(blocking=False):
                 logger.warning(_PAD_IS_READ, self._pad_read_at_end)
@@ -135,7 +135,7 @@ class Renderer:
         for position, prompt in enumerate(prompts):
             with _naming(first, position):
                 grids.append(self._grids(prompt))
-            groups.setdefault((_added(prompt, grids[-1]), bool(grids[-1])), []).append(position)
+            groups.setdefault((added_tokens(prompt, grids[-1]), bool(grids[-1])), []).append(position)
         sequences: dict[int, Sequence] = {}
         for (added, has_images), places in groups.items():
             if len(places) > 1:
@@ -146,10 +146,14 @@ class Renderer:
                     with _naming(first, position):
                         one = self._group([position], prompts, options, first_ones, first_texts, added, has_images)
                         sequences.update(one)
+        mark = None if self._images is None else self._images.mark
         rendered = []
         for position, prompt in enumerate(prompts):
             with _naming(first, position):
-                rendered.append(self._with_images(sequences[position], prompt, grids[position], options))
+                whole = sequences[position]
+                if isinstance(prompt, Illustrated):
+                    whole = with_images(whole, prompt, grids[position], mark)
+                rendered.append(self._sized(whole, dataclasses.replace(options, truncate_to=None), is_text=True))
         return rendered
 
     def _grids(self, prompt: Renderable) -> list[PixelGrid]:
@@ -183,43 +187,6 @@ class Renderer:
         short = dataclasses.replace(options, truncate_to=room, pad_to=None)
         rendered = self.render(plain, short, ones, 0, first_texts, has_images=has_images)
         return dict(zip(places, rendered, strict=True))
-
-    def _with_images(
-        self, plain: Sequence, prompt: Renderable, grids: list[PixelGrid], options: TokenizeOptions
-    ) -> Sequence:
-        """The sequence with an image's tokens where its placeholder stands, and the prompt's suffix behind it."""
-        ids, placed = plain.input_ids, []
-        if grids:
-            assert self._images is not None
-            places = [place for place, token_id in enumerate(ids) if token_id == self._images.token_id]
-            where = " after it was cut" if plain.is_truncated else ""
-            if len(places) != len(grids):
-                raise ValidationError(
-                    f"the prompt has {len(places)} image tokens for {len(grids)} images{where}: each image needs one",
-                    parameter="image_url",
-                )
-            if plain.is_truncated and not all(self._images.is_framed(ids, place) for place in places):
-                raise ValidationError(
-                    "truncation would cut through the placeholder of an image", parameter="truncate_prompt_tokens"
-                )
-            longer: list[int] = []
-            start = 0
-            for place, grid in zip(places, grids, strict=True):
-                longer += ids[start:place]
-                placed.append(PlacedImage(len(longer), grid))
-                longer += [ids[place]] * grid.num_tokens
-                start = place + 1
-            ids = longer + ids[start:]
-        suffix_ids = prompt.suffix_ids if isinstance(prompt, Illustrated) else ()
-        known, types = plain.num_original, plain.token_type_ids
-        sequence = dataclasses.replace(
-            plain,
-            input_ids=[*ids, *suffix_ids],
-            token_type_ids=types and types + types[-1:] * len(suffix_ids),
-            images=tuple(placed),
-            num_original=None if known is None else known + _added(prompt, grids),
-        )
-        return self._sized(sequence, dataclasses.replace(options, truncate_to=None), is_text=True)
 
     def _encode_deferred(
         self, prompts: list[Renderable], options: TokenizeOptions, first: int | None
@@ -339,12 +306,6 @@ class Renderer:
                 f"compressed_token_type_ids={first_one} needs token type 1, the model has {self._type_vocab_size} types"
             )
         return dataclasses.replace(sequence, token_type_ids=[0] * first_one + [1] * (size - first_one))
-
-
-def _added(prompt: Renderable, grids: list[PixelGrid]) -> int:
-    """Tokens of a prompt beside those of its text, in which each image has one already."""
-    suffix_ids = prompt.suffix_ids if isinstance(prompt, Illustrated) else ()
-    return sum(grid.num_tokens - 1 for grid in grids) + len(suffix_ids)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from assay.errors import ConfigError
 from assay.image_reader import ImageReader
+from assay.image_tokens import ImageMark
 from assay.images import MediaAccess, require_packages
 from assay.media import ImageRules
 from assay.models.vision_language import VisionLanguageModel
@@ -85,7 +86,7 @@ class ImageInput:
                     f"the tokenizer has no token {', '.join(missing)}, which config.json names for images"
                 )
             placeholder, frame = "".join(token for token in tokens if token is not None), (ids[0], ids[2])
-        reader = ImageReader(shape.image_token_id, processor, options.access, frame)
+        reader = ImageReader(ImageMark(shape.image_token_id, frame), processor, options.access)
         return cls(ImageRules(placeholder, options.limit), reader)
 
 

@@ -10,7 +10,8 @@ from assay.models import llama, qwen2, qwen2_vl
 from assay.models.decoder_loader import DecoderLoader
 from assay.models.family import refuse_keys
 from assay.models.nested_config import VISION, part_of
-from assay.models.vision_language import VisionLanguageLoader, VisionLanguageShape
+from assay.models.vision_language import VisionLanguageShape
+from assay.models.vision_loader import VisionLanguageLoader
 
 if TYPE_CHECKING:
     from assay.hf_config import HFConfig

@@ -12,7 +12,8 @@ from assay.models.decoder_shape import FULL, DecoderShape, LayerNames
 from assay.models.family import SEQUENCE, Family, hidden_activation, last_token, refuse_keys
 from assay.models.nested_config import VISION, lifted, part_of
 from assay.models.rope import DEFAULT_THETA, Rope
-from assay.models.vision_language import VisionLanguageLoader, VisionLanguageShape
+from assay.models.vision_language import VisionLanguageShape
+from assay.models.vision_loader import VisionLanguageLoader
 from assay.models.vision_shape import MergerNames, VisionNames, VisionShape
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from assay.models.decoder_loader import DecoderLoader
 from assay.models.family import refuse_keys
 from assay.models.nested_config import VISION, part_of
 from assay.models.qwen2_5_vl import layer_numbers
-from assay.models.vision_language import VisionLanguageLoader, VisionLanguageShape
+from assay.models.vision_language import VisionLanguageShape
+from assay.models.vision_loader import VisionLanguageLoader
 from assay.models.vision_shape import MergerNames, VisionNames
 
 if TYPE_CHECKING:
