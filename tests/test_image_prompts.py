@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import shutil
 import tempfile
@@ -23,7 +24,11 @@ import torch
 import llms
 import tiny_vision
 from assay import LLM, ConfigError, PoolerConfig, PoolingParams, UnsupportedModelError, ValidationError
+from assay.image_patches import PixelGrid
+from assay.llm.pairs import pair_prompts
+from assay.media import ImageSource
 from assay.models import qwen2_vl
+from assay.scoring import ScoreLimits, ScoreText
 from tiny_vision import MARK, Reference, encode, image, token_id, tokenizer
 
 _root = tempfile.TemporaryDirectory(prefix="assay-image-prompts-")
@@ -851,3 +856,31 @@ def test_conversations_and_token_rows_of_an_embedder_take_images() -> None:
     (chat,) = embedder().embed([[{"role": "user", "content": [part(A), words("a cat")]}]], use_tqdm=False)
     last = reference(QWEN).hidden_states(encode(CHAT_SEEN.format(f"{MARK}a cat"), [A]))[-1]
     assert llms.close(chat.outputs.embedding, last / last.norm())
+
+
+def test_pixels_of_an_image_go_when_nobody_computes_with_them_unless_several_prompts_show_it() -> None:
+    reads: list[Any] = []
+
+    def read(value: Any) -> PixelGrid:
+        reads.append(value)
+        return PixelGrid(np.zeros((8, 8, 3), np.uint8), (1, 2, 2), 2, b"", lambda pixels: pixels.astype(np.float32))
+
+    single, shared = ImageSource("one"), ImageSource("many", is_shared=True)
+    for source in (single, shared):
+        grid = source.grid(read)
+        assert source.grid(read) is grid
+        del grid
+        gc.collect()
+        source.grid(read)
+    assert reads == ["one", "one", "many"]
+
+
+def test_only_the_image_of_a_query_of_many_documents_is_shared() -> None:
+    def sides(count: int) -> list[ScoreText]:
+        return [ScoreText(MARK, True, (ImageSource(place),)) for place in range(count)]
+
+    for num_queries, is_shared in ((1, True), (3, False)):
+        queries, docs = sides(num_queries), sides(3)
+        pair_prompts(queries, docs, ScoreLimits(), None, None, uses_separator=False)
+        assert [source.is_shared for side in queries for source in side.images] == [is_shared] * num_queries
+        assert not any(source.is_shared for side in docs for source in side.images)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     Patches = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class PixelGrid:
     """pixels [height, width, 3] uint8, a whole number of patches each way.
 

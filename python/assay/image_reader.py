@@ -38,10 +38,13 @@ class ImageReader:
         """The pixels of a URL or of an image in memory; raises ValidationError."""
         return self.processor(open_image(source, self.access))
 
-    def read_all(self, sources: list[ImageSource]) -> None:
-        """Read them side by side; what is refused says so when it is asked for."""
-        unread = [source for source in dict.fromkeys(sources) if not source.is_read]
-        if len(unread) > 1:
-            for future in [self._pool.submit(source.grid, self) for source in unread]:
-                with contextlib.suppress(ValidationError):
-                    future.result()
+    def read_all(self, sources: list[ImageSource]) -> list[PixelGrid]:
+        """Read them side by side; what is refused is left out here, and says so when it is asked for."""
+        distinct = list(dict.fromkeys(sources))
+        if len(distinct) < 2:  # whoever asks for it reads it
+            return []
+        grids = []
+        for future in [self._pool.submit(source.grid, self) for source in distinct]:
+            with contextlib.suppress(ValidationError):
+                grids.append(future.result())
+        return grids

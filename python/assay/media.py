@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -31,32 +32,35 @@ _IMAGE_KEYS: Final[dict[str, tuple[str, ...]]] = {
 
 @dataclass(slots=True, eq=False)
 class ImageSource:
-    """An image of a call: a URL, or pixels in memory. Read once, however many prompts show it. Thread safe."""
+    """An image of a call: a URL, or pixels in memory. Thread safe.
+
+    is_shared: several prompts show it. Its pixels are then kept as long as the call; those of others only as long as
+    somebody computes with them, for a call may have many.
+    """
 
     value: Any
-    _grid: PixelGrid | None = None
+    is_shared: bool = False
+    _kept: PixelGrid | None = None
+    _seen: weakref.ReferenceType[PixelGrid] | None = None
     _refusal: ValidationError | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    @property
-    def is_read(self) -> bool:
-        """Whether `grid` will answer at once."""
-        return self._grid is not None or self._refusal is not None
-
     def grid(self, read: Callable[[Any], PixelGrid]) -> PixelGrid:
-        """The pixels as a model reads them; raises what `read` does, which is not asked again."""
+        """The pixels as a model reads them; raises what `read` does, which is not asked again after it has refused."""
         with self._lock:
-            if not self.is_read:
+            grid = None if self._seen is None else self._seen()
+            if grid is None and self._refusal is None:
                 try:
-                    self._grid = read(self.value)
+                    grid = read(self.value)
                 except ValidationError as err:
                     self._refusal = err
-                self.value = None  # a long data URL, or a large picture
-            if self._grid is None:
+                else:
+                    self._seen, self._kept = weakref.ref(grid), grid if self.is_shared else None
+            if grid is None:
                 assert self._refusal is not None
                 refusal = self._refusal  # each prompt that shows it gets an error of its own, to write its number on
                 raise ValidationError(str(refusal), refusal.parameter) from refusal
-            return self._grid
+            return grid
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,16 +126,16 @@ class Renderer:
         first_texts: dict[str, Content] | None,
     ) -> list[Sequence]:
         """Of prompts with images, and others among them: those that leave as many tokens for text go together."""
-        if self._images is not None:
-            self._images.read_all(
-                [source for prompt in prompts if isinstance(prompt, Illustrated) for source in prompt.images]
-            )
+        sources = [source for prompt in prompts if isinstance(prompt, Illustrated) for source in prompt.images]
+        # held until every prompt has asked for its own
+        read_already = [] if self._images is None else self._images.read_all(sources)
         groups: dict[tuple[int, bool], list[int]] = {}
         grids: list[list[PixelGrid]] = []
         for position, prompt in enumerate(prompts):
             with _naming(first, position):
                 grids.append(self._grids(prompt))
             groups.setdefault((added_tokens(prompt, grids[-1]), bool(grids[-1])), []).append(position)
+        del read_already
         sequences: dict[int, Sequence] = {}
         for (added, has_images), places in groups.items():
             if len(places) > 1:

@@ -48,6 +48,8 @@ def pair_prompts(
     if not suffix_ids and not any(side.images for side in (*queries, *docs)):
         return prompts
     lefts = queries * len(docs) if len(queries) == 1 else queries
+    for source in queries[0].images if len(queries) < len(docs) else ():
+        source.is_shared = True
     images = [left.images + right.images for left, right in zip(lefts, docs, strict=True)]
     if template is not None and template.puts_document_first:
         images = [right.images + left.images for left, right in zip(lefts, docs, strict=True)]
