@@ -350,6 +350,11 @@ def test_trusted_media_options_are_not_dropped_without_a_word() -> None:
             assert "mm_processor_kwargs" in error["message"]
 
 
+def test_tokenize_refuses_options_of_media_too(client: Client) -> None:
+    body = {"model": "three", "messages": user("x"), "media_io_kwargs": {"image": {"mode": "L"}}}
+    assert "media_io_kwargs are disabled" in client.error("/tokenize", body)["message"]
+
+
 def test_prompts_longer_than_the_model_count_images() -> None:
     with LLM(folder(QWEN), dtype="float32", max_model_len=200) as model, serving(model) as server:
         body = {"queries": "q", "documents": parts(*[part(data_url(C))] * 6)}

@@ -18,7 +18,7 @@ from assay.server.dialects import tei, vllm_reply
 from assay.server.dialects import vllm_schema as schema
 from assay.server.dialects.base import Dialect, always, has_key
 from assay.server.dialects.parsing import parsed
-from assay.server.dialects.vllm_form import chat_of
+from assay.server.dialects.vllm_form import chat_of, check_media
 from assay.server.endpoint import error_response, wanted_dialect
 from assay.server.errors import refuse
 from assay.server.prepare import chat_options
@@ -105,6 +105,7 @@ def tokenize(body: Any, state: ServerState) -> dict[str, Any]:
 
 def _chat_prompt(form: schema.TokenizeChat, model: ServedModel, state: ServerState) -> str | Illustrated:
     policy = state.settings.requests
+    check_media(form, policy)
     options = chat_options(chat_of(form, None, policy), policy)
     if form.tools is not None:
         kwargs = {**(options.chat_template_kwargs or {}), "tools": form.tools}
