@@ -396,7 +396,7 @@ def test_images_that_are_slow_to_come_do_not_hold_up_others(client: Client) -> N
     in_time: list[bool] = []
 
     def slow(handler: BaseHTTPRequestHandler) -> bool:
-        in_time.append(answered.wait(1))
+        in_time.append(answered.wait(4))
         return False
 
     async def together(url: str) -> tuple[Any, list[Any]]:
