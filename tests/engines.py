@@ -24,7 +24,7 @@ def make_engine(
     model = model or FakeModel()
     config = EngineConfig(**{"max_batch_tokens": 128, "max_batch_size": 16, **settings})
     renderer = Renderer(tokenizer or FakeTokenizer(), vocab_size=1000, type_vocab_size=2)  # type: ignore[arg-type]
-    return Engine(model, renderer, config, MAX_MODEL_LEN), model
+    return Engine(model, renderer, config), model
 
 
 def job(prompts: Iterable[object], use_activation: bool = False, **settings: Any) -> Job:

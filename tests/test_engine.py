@@ -55,12 +55,14 @@ def test_batches_respect_the_budgets() -> None:
     assert sum(model.batch_sizes) == 150
 
 
-def test_budget_grows_to_the_longest_sequence() -> None:
-    engine, model = make_engine(max_batch_tokens=8)
+def test_a_sequence_longer_than_the_budget_runs_alone_and_others_keep_to_it() -> None:
+    engine, model = make_engine(max_batch_tokens=16)
     with engine:
         assert values(engine, [[1] * 64]) == [expected([1] * 64)]
-        values(engine, [[index + 1] * 16 for index in range(40)])
-    assert max(model.batch_tokens) == 64
+        values(engine, [[index + 1] * 8 for index in range(40)] + [[index + 1] * 20 for index in range(5)])
+    assert model.batch_tokens.count(64) == 1 and model.batch_tokens.count(20) == 5
+    assert {size for size, tokens in zip(model.batch_sizes, model.batch_tokens, strict=True) if tokens > 16} == {1}
+    assert max(tokens for tokens in model.batch_tokens if tokens not in (64, 20)) <= 16
 
 
 def test_one_compute_thread_serves_many_callers(engine: Engine) -> None:

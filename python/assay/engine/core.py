@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -77,12 +76,10 @@ class Engine:
         model: Runnable,
         renderer: Renderer,
         config: EngineConfig,
-        max_model_len: int,
         *,
         wake: Callable[[], None] = ops.wake_threads,
     ) -> None:
         """wake: called when a short input is about to be computed."""
-        config = dataclasses.replace(config, max_batch_tokens=max(config.max_batch_tokens, max_model_len))
         self._throughput = Throughput(config.max_batch_tokens)
         admission = Admission(config.max_queued_tokens, self._throughput)
         worker = Worker(model, config, self._throughput, admission.expire_overdue)

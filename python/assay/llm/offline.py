@@ -199,7 +199,7 @@ class LLM:
         )
         renderer = loaded.renderer()
         wake = _no_threads if chosen.is_cuda else ops.wake_threads
-        self._engine = Engine(loaded.model, renderer, config, loaded.max_model_len, wake=wake)
+        self._engine = Engine(loaded.model, renderer, config, wake=wake)
         adapters, check = None, self._check_of(renderer, loaded) if self_check else None
         if loaded.parts is not None:
             make = functools.partial(
