@@ -99,10 +99,14 @@ def train_bpe_tokenizer() -> Any:
 BUILDERS: dict[str, Callable[[Path], None]] = {"minilm": build_minilm, "roberta-base": build_roberta_base}
 
 
-def checkpoint_folder(name: str, cache: Path) -> Path:
-    """The folder of model `name` under cache, built on first use."""
-    folder = cache / name / "checkpoint"
+def built(folder: Path, build: Callable[[Path], None]) -> Path:
+    """The folder itself, after `build` has saved a checkpoint there on first use."""
     if not (folder / "model.safetensors").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        BUILDERS[name](folder)
+        build(folder)
     return folder
+
+
+def checkpoint_folder(name: str, cache: Path) -> Path:
+    """The folder of model `name` under cache, built on first use."""
+    return built(cache / name / "checkpoint", BUILDERS[name])

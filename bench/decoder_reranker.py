@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from checkpoints import SEED, minilm_folder
+from checkpoints import SEED, built, minilm_folder
 from contender import FloatArray
 from workload import Workload, make_text, make_workloads, read_words
 
@@ -85,11 +85,7 @@ def build(folder: Path, num_layers: int) -> None:
 
 def folder_of(cache: Path, num_layers: int) -> Path:
     """The checkpoint under cache, built on first use."""
-    folder = cache / f"qwen3-reranker-{num_layers}-layers" / "checkpoint"
-    if not (folder / "model.safetensors").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        build(folder, num_layers)
-    return folder
+    return built(cache / f"qwen3-reranker-{num_layers}-layers" / "checkpoint", lambda folder: build(folder, num_layers))
 
 
 def answer_ids(tokenizer: Any) -> list[int | None]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import decoder_reranker
-from checkpoints import SEED, minilm_folder
+from checkpoints import SEED, built, minilm_folder
 from contender import FloatArray
 from workload import Workload, make_text, read_words
 
@@ -75,10 +75,7 @@ def build(folder: Path, num_layers: int) -> None:
 def folder_of(cache: Path, num_layers: int) -> Path:
     """The checkpoint under cache, built on first use; its name is how assay knows the reranker."""
     folder = cache / f"vision-{num_layers}-layers" / "qwen3-vl-reranker-shape"
-    if not (folder / "model.safetensors").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        build(folder, num_layers)
-    return folder
+    return built(folder, lambda folder: build(folder, num_layers))
 
 
 def picture(seed: int) -> str:

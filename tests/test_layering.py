@@ -21,6 +21,7 @@ RANKS = {
     "tensor_checks": 0,
     "arena": 1,
     "batch": 1,
+    "bounded_cache": 0,
     "checkpoint_files": 1,
     "config": 1,
     "content": 1,

@@ -131,11 +131,14 @@ def pack(sequences: list[Sequence], position_offset: int = 0) -> RaggedBatch:
         num_tokens=num_tokens,
         num_seqs=num_seqs,
         known_seqlens=seqlens,
-        images=tuple(
-            replace(placed, start=placed.start + first)
-            for sequence, first in zip(sequences, cu_seqlens[:-1].tolist(), strict=True)
-            for placed in sequence.images
-        )
-        if any(sequence.images for sequence in sequences)
-        else (),
+        images=_placed_in_batch(sequences),
     )
+
+
+def _placed_in_batch(sequences: list[Sequence]) -> tuple[PlacedImage, ...]:
+    """The images of all sequences, counted from the first token of the batch."""
+    placed, first = [], 0
+    for sequence in sequences:
+        placed += [replace(image, start=image.start + first) for image in sequence.images]
+        first += len(sequence.input_ids)
+    return tuple(placed)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
+
+from assay.bounded_cache import BoundedCache
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,33 +24,27 @@ class ResultCache:
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._lock = threading.Lock()
-        self._entries: OrderedDict[tuple[str | None, Hashable], tuple[Tensor, int]] = OrderedDict()
-        self.num_bytes = 0
-        self.num_hits = 0
-        self.num_misses = 0
+        self._results: BoundedCache[tuple[str | None, Hashable], Tensor] = BoundedCache(max_bytes)
+
+    @property
+    def num_bytes(self) -> int:
+        return self._results.num_bytes
+
+    @property
+    def num_hits(self) -> int:
+        return self._results.num_hits
+
+    @property
+    def num_misses(self) -> int:
+        return self._results.num_misses
 
     def get(self, salt: str | None, key: Hashable) -> Tensor | None:
         """A copy of the result, or None."""
-        with self._lock:
-            entry = self._entries.get((salt, key))
-            if entry is None:
-                self.num_misses += 1
-                return None
-            self._entries.move_to_end((salt, key))
-            self.num_hits += 1
-        return entry[0].clone()
+        data = self._results.get((salt, key))
+        return None if data is None else data.clone()
 
     def put(self, salt: str | None, key: Hashable, num_tokens: int, data: Tensor) -> None:
         """Keep a copy of a result whose key holds `num_tokens` token ids."""
         size = ENTRY_BYTES + BYTES_PER_TOKEN * num_tokens + data.nbytes
-        if size > self._max_bytes:
-            return
-        with self._lock:
-            old = self._entries.pop((salt, key), None)
-            self.num_bytes += size - (0 if old is None else old[1])
-            self._entries[salt, key] = (data.clone(), size)
-            while self.num_bytes > self._max_bytes:
-                _, (_, freed) = self._entries.popitem(last=False)
-                self.num_bytes -= freed
+        if size <= self._results.max_bytes:  # else it would be copied for nothing
+            self._results.put((salt, key), data.clone(), size)

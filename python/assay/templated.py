@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +19,7 @@ MAX_FRAMES: Final = 256
 """Queries of one call whose frame is kept."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ScoreTemplate:
     """A template with everything but the pair.
 
@@ -53,7 +52,7 @@ class ScoreTemplate:
         """Whether the caller has put the prompt around the pair already: the two texts are then only joined."""
         return self.ends is not None and query.startswith(self.ends[0]) and doc.endswith(self.ends[1])
 
-    @functools.cached_property
+    @property
     def puts_document_first(self) -> bool:
         """Whether the document stands before the query in what is rendered, and its images with it."""
         marks = "\ue002", "\ue003"

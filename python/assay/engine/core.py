@@ -34,8 +34,6 @@ AHEAD_TOKEN_BUDGETS = 16
 """The same in units of max_batch_tokens: prompts may be long."""
 GATHERED_TOKEN_BUDGETS = 2
 """What a job that is alone gathers before the model begins, in units of max_batch_tokens."""
-
-
 IMAGE_THREADS = 16
 """Chunks of prompts whose images are being fetched at a time."""
 

@@ -155,10 +155,10 @@ class Ticket:
                 self._next_chunk = next(self._chunks, None)
                 self._tokenizing.add(chunk[0])
                 self._num_ahead += size
+            prompts = self._job.prompts[chunk[0] : chunk[1]]
+            has_images = any(isinstance(prompt, Illustrated) and prompt.images for prompt in prompts)
             try:
-                prompts = self._job.prompts[chunk[0] : chunk[1]]
-                waits = any(isinstance(prompt, Illustrated) and prompt.images for prompt in prompts)
-                (parts.image_pool if waits else parts.pool).submit(self._tokenize, *chunk)
+                (parts.image_pool if has_images else parts.pool).submit(self._tokenize, *chunk)
             except RuntimeError as err:  # the pool was shut down
                 error = EngineDeadError("the engine is closed")
                 error.__cause__ = err

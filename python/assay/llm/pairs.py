@@ -50,9 +50,8 @@ def pair_prompts(
     lefts = queries * len(docs) if len(queries) == 1 else queries
     for source in queries[0].images if len(queries) < len(docs) else ():
         source.is_shared = True
-    images = [left.images + right.images for left, right in zip(lefts, docs, strict=True)]
-    if template is not None and template.puts_document_first:
-        images = [right.images + left.images for left, right in zip(lefts, docs, strict=True)]
+    sides = (docs, lefts) if template is not None and template.puts_document_first else (lefts, docs)
+    images = [first.images + second.images for first, second in zip(*sides, strict=True)]
     if rules is not None:
         for of_pair in images:
             rules.check_count(len(of_pair))

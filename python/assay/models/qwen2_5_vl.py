@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from assay.errors import ConfigError
 from assay.models import llama, qwen2, qwen2_vl
 from assay.models.decoder_loader import DecoderLoader
 from assay.models.family import refuse_keys
 from assay.models.nested_config import VISION, part_of
-from assay.models.vision_language import VisionLanguageShape
+from assay.models.vision_config import blocks_shape, layer_numbers, read_shape, tower_shape
 from assay.models.vision_loader import VisionLanguageLoader
 
 if TYPE_CHECKING:
     from assay.hf_config import HFConfig
+    from assay.models.vision_language import VisionLanguageShape
     from assay.models.vision_shape import VisionShape
 
 WINDOW: Final = 112
@@ -36,8 +37,8 @@ def vision_shape(config: HFConfig) -> VisionShape:
     vision = part_of(config, VISION)
     refuse_keys(vision)
     width, inner = vision.require("hidden_size"), vision.require("intermediate_size")
-    blocks = qwen2_vl.blocks_shape(vision, width, inner, norm="rms", is_gated=True, activation="silu")
-    shape = qwen2_vl.tower_shape(vision, blocks, vision.require("out_hidden_size"), 14)
+    blocks = blocks_shape(vision, width, inner, norm="rms", is_gated=True, activation="silu")
+    shape = tower_shape(vision, blocks, vision.require("out_hidden_size"), 14)
     window = vision.get("window_size", WINDOW)
     size = window // shape.merge_size // shape.patch_size
     if size < 1:
@@ -50,22 +51,15 @@ def vision_shape(config: HFConfig) -> VisionShape:
     )
 
 
-def layer_numbers(config: HFConfig, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-    """A list of layers by number; raises ConfigError where it is none."""
-    stated: Any = config.get(name, default)
-    if not isinstance(stated, list | tuple) or not all(type(idx) is int and idx >= 0 for idx in stated):
-        raise ConfigError(f"config.json: vision_config: {name} must be a list of layer numbers, got {stated!r}")
-    return tuple(stated)
-
-
 def shape(config: HFConfig) -> VisionLanguageShape:
     """The sizes of both models."""
-    return VisionLanguageShape(
-        text=qwen2.shape(qwen2_vl.text_config(config, qwen2_vl.TEXT_THETA)),
-        vision=vision_shape(config),
-        sections=qwen2_vl.mrope_sections(config, qwen2_vl.SECTIONS),
+    return read_shape(
+        config,
+        qwen2.shape,
+        vision_shape,
+        theta=qwen2_vl.TEXT_THETA,
+        sections=qwen2_vl.SECTIONS,
         is_interleaved=False,
-        image_token_id=config.get("image_token_id", qwen2_vl.IMAGE_TOKEN_ID),
     )
 
 

@@ -13,13 +13,13 @@ from assay.models import llama, qwen2_vl, qwen3
 from assay.models.decoder_loader import DecoderLoader
 from assay.models.family import refuse_keys
 from assay.models.nested_config import VISION, part_of
-from assay.models.qwen2_5_vl import layer_numbers
-from assay.models.vision_language import VisionLanguageShape
+from assay.models.vision_config import blocks_shape, layer_numbers, read_shape, tower_shape
 from assay.models.vision_loader import VisionLanguageLoader
 from assay.models.vision_shape import MergerNames, VisionNames
 
 if TYPE_CHECKING:
     from assay.hf_config import HFConfig
+    from assay.models.vision_language import VisionLanguageShape
     from assay.models.vision_shape import VisionShape
 
 TEXT_THETA: Final = 5e5
@@ -45,12 +45,12 @@ def vision_shape(config: HFConfig) -> VisionShape:
     vision = part_of(config, VISION)
     refuse_keys(vision)
     width, inner = vision.require("hidden_size"), vision.require("intermediate_size")
-    blocks = qwen2_vl.blocks_shape(vision, width, inner, norm="layer", is_gated=False, activation="gelu_pytorch_tanh")
+    blocks = blocks_shape(vision, width, inner, norm="layer", is_gated=False, activation="gelu_pytorch_tanh")
     count = vision.require("num_position_embeddings")
     side = math.isqrt(count)
     if side**2 != count:
         raise ConfigError(f"config.json: vision_config: num_position_embeddings must be a square, got {count}")
-    shape = qwen2_vl.tower_shape(vision, blocks, vision.require("out_hidden_size"), 16)
+    shape = tower_shape(vision, blocks, vision.require("out_hidden_size"), 16)
     deepstack = layer_numbers(vision, "deepstack_visual_indexes", DEEPSTACK)
     if list(deepstack) != sorted(set(deepstack)) or any(idx >= blocks.num_layers for idx in deepstack):
         raise UnsupportedModelError(
@@ -62,13 +62,7 @@ def vision_shape(config: HFConfig) -> VisionShape:
 
 def shape(config: HFConfig) -> VisionLanguageShape:
     """The sizes of both models."""
-    return VisionLanguageShape(
-        text=qwen3.shape(qwen2_vl.text_config(config, TEXT_THETA)),
-        vision=vision_shape(config),
-        sections=qwen2_vl.mrope_sections(config, SECTIONS),
-        is_interleaved=True,
-        image_token_id=config.get("image_token_id", qwen2_vl.IMAGE_TOKEN_ID),
-    )
+    return read_shape(config, qwen3.shape, vision_shape, theta=TEXT_THETA, sections=SECTIONS, is_interleaved=True)
 
 
 FAMILY = dataclasses.replace(

@@ -59,7 +59,7 @@ class Outline:
     model_class: the transformers class that `architecture` names; config: its config object. head: "embedding" where
     none is used; head_modules: names of the modules it is made of. pooling: the default mode of `pooler.pool`.
     is_late: every token goes through the head up to its last linear layer, and what is pooled comes of that.
-    word_table: the tensor of the word embeddings in a checkpoint of the class.
+    word_table: the tensor of the word embeddings, where the head is made of rows of a language model's.
     """
 
     architecture: str
@@ -105,7 +105,6 @@ def make_outline(hf_config: HFConfig, architecture: str, head: Head, is_chain: b
         pooling="mean" if pooling == _LATE else pooling,
         head_modules=() if head == "embedding" else tuple(head_modules(model, has_pooler=head == "sequence")),
         is_late=pooling == _LATE,
-        word_table=_word_table(model),
     )
 
 
@@ -195,11 +194,6 @@ def _shape(config: Any, backbone: Any, architecture: str) -> TransformersShape:
         has_position_table=bool(tables),
         is_causal=has_mixers(config) or any(getattr(module, "is_causal", False) for module in backbone.modules()),
     )
-
-
-def _word_table(model: Any) -> str:
-    embeddings = model.get_input_embeddings()
-    return next(f"{name}.weight" for name, part in model.named_modules() if part is embeddings)
 
 
 def _short_lengths(config: Any) -> list[int]:

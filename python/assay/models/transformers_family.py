@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from assay.convert import asks_for_rows
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
     from assay.hf_config import HFConfig
 
 _CONVERSION = ("method", "classifier_from_token", "is_original_qwen3_reranker")
-_LM_HEADS = {"JambaForSequenceClassification": "lm_head"}
-"""Architectures whose language model's logits are its head's products and no more, and where the head lies."""
+_LM_HEADS = {"JambaForSequenceClassification": ("lm_head", "model.embed_tokens.weight")}
+"""Architectures whose language model's logits are its head's products and no more; where head and word table lie."""
 _RAW_SCORES = ("JambaForSequenceClassification",)
 """Reward models whose scores have no upper end: a request that does not say gets logits."""
 _HEADS: dict[str, Head] = {SEQUENCE: "sequence", TOKEN: "token", BACKBONE: "embedding"}
@@ -55,8 +56,10 @@ def transformers_family(hf_config: HFConfig, name: str, is_chain: bool) -> tuple
 
 def _of_language_model(hf_config: HFConfig, name: str) -> tuple[str, Family[Any], str]:
     """The same where the head is made of rows of the language model's: of the class only the backbone runs."""
-    outline = make_outline(hf_config, name, "embedding", is_chain=True)
-    assert outline is not None
+    found = make_outline(hf_config, name, "embedding", is_chain=True)
+    assert found is not None
+    lm_head, word_table = _LM_HEADS[name]
+    outline = dataclasses.replace(found, word_table=word_table)
     family = Family(
         name=name.removesuffix(SEQUENCE),
         class_names=(),
@@ -66,7 +69,7 @@ def _of_language_model(hf_config: HFConfig, name: str) -> tuple[str, Family[Any]
         backbone=outline,
         heads={SEQUENCE: HeadShape(classifier="score")},
         pooling=last_token,
-        lm_head=_LM_HEADS[name],
+        lm_head=lm_head,
         is_tied=outline.config.tie_word_embeddings,
     )
     return name, family, SEQUENCE
