@@ -71,7 +71,8 @@ test: $(VENV)/.dev emulation
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 interpreted: $(VENV)/.dev emulation
-	LD_BIND_NOW=1 OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m pytest -p interpreted_plugin -p no:xdist \
+	LD_BIND_NOW=1 GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX512BW OMP_NUM_THREADS=1 PYTHONPATH=tests \
+	  $(BIN)/python -m pytest -p interpreted_plugin -p no:xdist \
 	  -k "(vnni or avx512 or amx) and not emulated" $(PYTEST_ARGS) tests/test_kernels_*.py
 
 lint: $(VENV)/.dev

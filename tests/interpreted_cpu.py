@@ -1,8 +1,7 @@
 """The CPU module on an interpreted CPU: its machine code as compiled, on any x86-64 Linux machine.
 
 One process interprets one model of CPU and loads the module into it; the module's functions then run there. Such a
-process has one thread, and LD_BIND_NOW=1 from its start: a function that is bound at its first call saves the vector
-registers to a place that is sized for the machine below.
+process has one thread, and ENVIRONMENT from its start.
 """
 
 from __future__ import annotations
@@ -20,6 +19,12 @@ from emulated_modules import BUILD
 LIBRARY = BUILD / "libassay_cpu_interpreter.so"
 TIMEOUT_S = 600
 MAX_OPCODES = 8192
+ENVIRONMENT = {
+    # A function that is bound at its first call saves the vector registers to a place sized for the machine below.
+    "LD_BIND_NOW": "1",
+    # libc chooses its memcpy, memset, ... by the machine below too; Haswell and Arrow Lake cannot run AVX-512 ones.
+    "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX512BW",
+}
 
 
 def missing() -> str | None:
@@ -33,7 +38,7 @@ def missing() -> str | None:
 
 def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A Python process that can interpret, with this one's import path."""
-    environment = os.environ | {"LD_BIND_NOW": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = os.environ | ENVIRONMENT | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
 
@@ -42,8 +47,9 @@ class Interpreter:
     """An interpreted CPU. cpu_model: haswell, arrow_lake, skylake_x, icelake or sapphire_rapids."""
 
     def __init__(self, cpu_model: str) -> None:
-        if os.environ.get("LD_BIND_NOW") != "1":
-            raise RuntimeError("LD_BIND_NOW=1 must be in the environment of a process that interprets, from its start")
+        for name, value in ENVIRONMENT.items():
+            if os.environ.get(name) != value:
+                raise RuntimeError(f"a process that interprets must have {name}={value} from its start")
         package = importlib.util.find_spec("bochscpu")
         assert package is not None and package.origin is not None
         (bochs,) = Path(package.origin).parent.glob("_bochscpu*.so")
