@@ -60,7 +60,7 @@ def test_int8_answers_are_close_to_bfloat16(head: str, num_labels: int, family: 
         assert verdict is not None and verdict.kept == ()
         # Scores of random weights lie close together: trained models are further from changing the order of any two.
         assert 0 < verdict.figures.max_change < 0.2 and verdict.figures.tau > 0.8
-        assert "integer products" in llm.summary and str(verdict) in llm.summary
+        assert ops.arithmetic_name("int8") in llm.summary and str(verdict) in llm.summary
 
 
 @lenient
