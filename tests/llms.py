@@ -32,9 +32,9 @@ def load(head: str = CLASSIFIER, num_labels: int = 3, family: str = "Bert", **se
 
 
 @cache
-def shared(head: str = CLASSIFIER, num_labels: int = 3, family: str = "Bert") -> LLM:
-    """The same with default settings, loaded once."""
-    return load(head, num_labels, family)
+def shared(head: str = CLASSIFIER, num_labels: int = 3, family: str = "Bert", **settings: Any) -> LLM:
+    """The same, loaded once; with default settings where none are given."""
+    return load(head, num_labels, family, **settings)
 
 
 @cache

@@ -174,7 +174,11 @@ def test_embeddings_are_those_of_the_cpu(device: Device) -> None:
     folder = llms.folder(llms.MODEL, 3, "Bert")
     texts = ["A calm day.", "Nothing works, and nobody answered!"]
     asked = [PoolingParams(dimensions=None), PoolingParams(use_activation=False)]
-    config = {"pooler_config": {"seq_pooling_type": "MEAN"}, "hf_overrides": {"is_matryoshka": True}}
+    config = {
+        "pooler_config": {"seq_pooling_type": "MEAN"},
+        "hf_overrides": {"is_matryoshka": True},
+        "dtype": "float32",  # by name: "auto" multiplies on AMX tiles on the one side
+    }
     with (
         LLM(folder, device=device, self_check=False, **LIMITS, **config) as ours,
         LLM(folder, device="cpu", **config) as theirs,
@@ -201,10 +205,8 @@ def test_models_through_transformers_run_on_our_attention_and_products(
     """The start-up proof compares with transformers and packed with alone; here the CPU is the second opinion."""
     folder = tiny_transformers.checkpoint(tmp_path_factory, name)
     ids = [sequence.input_ids[:24] for sequence in tiny_transformers.sequences(4)]
-    with (
-        load(folder, device, model_impl="transformers", dtype="float32") as ours,
-        LLM(folder, device="cpu", model_impl="transformers", skip_tokenizer_init=True, self_check=False) as theirs,
-    ):
+    settings = {"model_impl": "transformers", "dtype": "float32", "skip_tokenizer_init": True, "self_check": False}
+    with LLM(folder, device=device, **LIMITS, **settings) as ours, LLM(folder, device="cpu", **settings) as theirs:
         assert model_of(ours).cuda_pass.top_rung is None, "transformers allocates: no graphs"  # type: ignore[union-attr]
         assert error(logits(ours, ids), logits(theirs, ids)) <= 1e-4
 

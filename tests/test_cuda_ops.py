@@ -85,11 +85,11 @@ class Inputs:
         )
 
     def linear(self, hidden_states: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        packed = ops.pack_weight(self.matrix, self.bias, "float32", self.device)
+        packed = ops.pack_weight(self.matrix, self.bias, "float32_fma", self.device)
         return ops.linear(hidden_states, packed, activation="gelu", residual=residual, device=self.device)
 
     def gated(self) -> torch.Tensor:
-        packed = ops.pack_gated_weight(self.matrix, self.matrix.T, self.bias, self.weight, "float32", self.device)
+        packed = ops.pack_gated_weight(self.matrix, self.matrix.T, self.bias, self.weight, "float32_fma", self.device)
         return ops.linear(self.x, packed, activation="silu", device=self.device)
 
     def rotary(self, positions: torch.Tensor | None = None) -> torch.Tensor:
