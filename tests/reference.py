@@ -204,3 +204,8 @@ def selective_scan(
             token += 1
     out = out + d * u
     return out if z is None else out * ACTIVATIONS["silu"](z)
+
+
+def activation_error(activation: str, arithmetic: str, isa: str) -> float:
+    """By how much an activation itself may be off: GELU on tiles, where its result is rounded to bfloat16 or bytes next."""
+    return 4.4e-5 if activation == "gelu" and isa.startswith("amx") and arithmetic in ("bfloat16", "int8") else 0.0

@@ -80,7 +80,11 @@ def test_gated_linear_activates_the_gate(isa: str, arithmetic: str, activation: 
     x, *weights = multiplied(isa, arithmetic, x, *weights)
     exact = plain(x.double(), *weights, activation)
     base = plain(x, *weights, activation)
-    assert reference.max_err(out, exact) <= budget(isa, arithmetic, base, exact, 48)
+    _, up, _, up_bias = weights
+    largest_up = (x @ up.T + up_bias).abs().max().item()
+    allowed = budget(isa, arithmetic, base, exact, 48)
+    allowed += reference.activation_error(activation, arithmetic, isa) * largest_up
+    assert reference.max_err(out, exact) <= allowed
 
 
 @arithmetics

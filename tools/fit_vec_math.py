@@ -3,9 +3,10 @@
     python tools/fit_vec_math.py
 
 exp(r) = 1 + r + r^2 q(r) on |r| <= ln(2)/2; erf(z) = z p(u), u = z^2 * kErfScale - 1 in [-1, 1], on |z| <= kErfMax;
-log(1 + t) = s + s v l(v), s = 2 t / (2 + t), v = s^2, on 0 <= t <= 1: the series of the inverse hyperbolic tangent.
-All are minimax fits of the relative error, found by Lawson's iteration: a least-squares fit in the Chebyshev basis
-whose weights grow where the error is large. Only numpy is needed.
+log(1 + t) = s + s v l(v), s = 2 t / (2 + t), v = s^2, on 0 <= t <= 1: the series of the inverse hyperbolic tangent;
+gelu(x) = x (1/2 + t g(t^2)), t = x cut to [-GELU_MAX, GELU_MAX], for results that are rounded (csrc/cpu/activation_amx.h).
+All are minimax fits of the relative error (gelu: of the absolute one), found by Lawson's iteration: a least-squares fit
+in the Chebyshev basis whose weights grow where the error is large. Only numpy is needed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from numpy.polynomial import chebyshev
 EXP_DEGREE = 4  # of q: total degree 6
 ERF_DEGREE = 15
 LOG1P_DEGREE = 3  # of l
+GELU_DEGREE = 8  # of g
+GELU_MAX = 4.4  # the best for this degree
 ERF_MAX = 3.875  # 1 - erf is 4e-8 here, below one float32 step; exact in binary
 
 
@@ -75,6 +78,25 @@ def fit_log1p() -> np.ndarray:
     v = (nodes() + 1) / 2 * (2 / 3) ** 2
     series = sum((v / 4) ** k / (4 * (2 * k + 3)) for k in range(40))
     return rounded_fit(v, np.asarray(series), v, LOG1P_DEGREE)
+
+
+def fit_gelu() -> np.ndarray:
+    """g, lowest power of t^2 first; 1/2 at the end, so that gelu(-GELU_MAX) is nothing: g = end + (u - 1) rest(u)."""
+    u = nodes()
+    t = np.sqrt((u + 1) / 2) * GELU_MAX
+    exact = np.array([math.erf(value / math.sqrt(2)) / 2 for value in t])
+    end = 0.5 / GELU_MAX
+    rest = lawson_fit(u, (exact / t - end) / (u - 1), t**2 * (1 - u), GELU_DEGREE - 1, rounds=400)
+    in_u = np.polynomial.Polynomial([-1, 1]) * np.polynomial.Polynomial(rest) + end
+    return np.asarray(in_u(np.polynomial.Polynomial([-1, 2 / GELU_MAX**2])).coef)
+
+
+def gelu32(coefficients: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """gelu_rounded in numpy."""
+    low = np.maximum(np.float32(-GELU_MAX), x)
+    t = np.minimum(np.float32(GELU_MAX), low)
+    half = (t.astype(np.float64) * horner32(coefficients, t * t, fma=True) + 0.5).astype(np.float32)
+    return np.asarray(low * half)
 
 
 def horner32(coefficients: np.ndarray, x: np.ndarray, *, fma: bool) -> np.ndarray:
@@ -138,6 +160,13 @@ def main() -> None:
     show("kErfTerms", p)
     logarithm = fit_log1p()
     show("kLog1pTerms", logarithm)
+    gelu = fit_gelu()
+    show("kGeluTerms", gelu)
+    x = np.linspace(-12, 12, 1_000_001).astype(np.float32)
+    true_gelu = np.array([value / 2 * math.erfc(-value / math.sqrt(2)) for value in x.astype(np.float64)])
+    error = np.abs(gelu32(gelu, x) - true_gelu)
+    middle = np.abs(x) < 3
+    print(f"gelu: largest error {error.max():.2e}, mean square below 3 {np.sqrt((error[middle] ** 2).mean()):.2e}")
     print(f"constexpr float kErfMax = {ERF_MAX}f, kErfScale = {np.float32(2 / ERF_MAX**2):.9e}f;")
 
     r = np.linspace(-0.34657, 0.34657, 200001).astype(np.float32)

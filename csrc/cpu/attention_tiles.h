@@ -10,7 +10,7 @@
 
 // Rows of a block.
 #if defined(ASSAY_AMX)
-constexpr int kAttentionRows = kTileRows;
+constexpr int kAttentionRows = 2 * kTileRows;
 #else
 constexpr int kAttentionRows = kFmaRows;
 #endif
@@ -61,6 +61,9 @@ struct Product {
     if (carry != nullptr) rest.carry += row;
     return rest;
   }
+#if defined(ASSAY_AMX)
+  float* out_tile(std::int64_t tile_idx) const { return out + tile_idx * (out_row_stride == 0 ? kBlockFloats : 16); }
+#endif
   float* out_panel(std::int64_t panel_idx) const {
     const std::int64_t col = panel_idx * kPanelCols;
     return out + (out_row_stride == 0 ? block_offset(col) : col);
@@ -125,9 +128,10 @@ template <typename Step, int kUsedVecs>
 void product_vecs(const Product& p, int num_rows, std::int64_t first_panel, std::int64_t last_panel) {
   if constexpr (kAttentionRows > kFmaRows) {
     if (num_rows > kFmaRows) {
-      constexpr int kHalf = kAttentionRows / 2;
-      product_vecs<Step, kUsedVecs>(p, kHalf, first_panel, last_panel);
-      return product_vecs<Step, kUsedVecs>(p.from_row(kHalf), num_rows - kHalf, first_panel, last_panel);
+      // An even number, so that the first half's kernel computes no row of the second.
+      const int half = (num_rows + 3) / 4 * 2;
+      product_vecs<Step, kUsedVecs>(p, half, first_panel, last_panel);
+      return product_vecs<Step, kUsedVecs>(p.from_row(half), num_rows - half, first_panel, last_panel);
     }
   }
   if constexpr (kFmaRows == 14) {

@@ -2,8 +2,12 @@
 // gemm_*.h and norm.h.
 #pragma once
 
-// Bytes of packed input that a thread keeps hot beside the weight panel it streams: half of a 1 MiB L2.
+// Bytes of packed input that a thread keeps hot beside the weight panel it streams: half of its L2.
+#if defined(ASSAY_AMX)
+constexpr std::int64_t kInputBlockBytes = 1024 * 1024;
+#else
 constexpr std::int64_t kInputBlockBytes = 512 * 1024;
+#endif
 // Below this many multiply-adds (some 20 us on one core) waking the other threads costs more than it gives.
 constexpr std::int64_t kInlineProducts = 1 << 20;
 // Work items per thread: enough to even out a core that loses its time slice to someone else.
@@ -168,12 +172,23 @@ DepthPart whole_depth(const PackedWeightView& weight) {
   return {0, ceil_div(weight.in_features, Policy::kDepth), true, nullptr};
 }
 
+// Rows of a tile that are finished beside one depth block of the next: fewer would be more calls.
+constexpr int kFinishRows = 8;
+// Depth blocks that go by before: the tile's sums are on their way to memory first, and whoever reads them waits.
+constexpr std::int64_t kFinishDelay = 3;
+// Rows whose lines are fetched beside one depth block.
+constexpr int kFetchRows = 4;
+
 // What a tile goes through after its product, all at once or some rows at a time; then it is handed to take(tile).
 template <typename Policy, typename Take>
 class TileFinish {
  public:
-  TileFinish(const PackedWeightView& weight, Activation activation, Take& take)
-      : weight_(weight), activation_(activation), take_(take) {}
+  TileFinish(const PackedWeightView& weight, Activation activation, const Take& take)
+      : weight_(weight), activation_(activation), take_(take) {
+#if defined(ASSAY_AMX)
+    if constexpr (kLeavesVectorUnits<Policy>) finish_of_whole_ = finish_of<Take>(activation, weight.is_gated);
+#endif
+  }
 
   void begin(float* values, std::int64_t row0, int rows, std::int64_t col0, std::int64_t cols) {
     values_ = values;
@@ -183,28 +198,80 @@ class TileFinish {
     cols_ = cols;
   }
 
-  void finish_rows(int count) {
-    if (count > rows_left_) count = rows_left_;
-    if (count == 0) return;
+  [[gnu::always_inline]] void finish_rows(int count) {
+    if (rows_left_ != 0) finish_some(count < rows_left_ ? count : rows_left_);
+  }
+  void finish() { finish_rows(rows_left_); }
+
+#if defined(ASSAY_AMX)
+  // GELU on its way to the next product, a row at a time and inline. A tile's rows are taken up when its sums have had
+  // time to reach memory.
+  static constexpr bool kPutsGelu =
+      std::is_same_v<Take, PutTiles<TileBfloat16>> || std::is_same_v<Take, PutTiles<TileFloat32>>;
+  bool puts_gelu() const {
+    return kPutsGelu && activation_ == Activation::kGeluErf && !weight_.is_gated &&
+           weight_.out_features % Policy::kCols == 0;
+  }
+  void take_up_gelu() {
+    if constexpr (kPutsGelu) {
+      if (rows_left_ == 0) return;
+      gelu_ = {values_, weight_.bias == nullptr ? nullptr : weight_.bias + col0_, take_.line_of(row0_, col0_),
+               rows_left_};
+      rows_left_ = 0;
+    }
+  }
+  [[gnu::always_inline]] void put_gelu_row() {
+    if (gelu_.rows_left == 0) return;
+    gelu_row<Policy>(gelu_.from, gelu_.bias, gelu_.line);
+    gelu_.from += Policy::kCols;
+    gelu_.line += kCacheLine;
+    --gelu_.rows_left;
+  }
+  void finish_gelu() {
+    if constexpr (kPutsGelu) {
+      take_up_gelu();
+      while (gelu_.rows_left > 0) put_gelu_row();
+    }
+  }
+#endif
+
+ private:
+  void finish_some(int count) {
     const float* bias = weight_.bias == nullptr ? nullptr : weight_.bias + col0_;
+    const float* up_bias = bias == nullptr || !weight_.is_gated ? nullptr : bias + weight_.out_features;
+#if defined(ASSAY_AMX)
+    if (kLeavesVectorUnits<Policy> && cols_ == panel_features<Policy>(weight_.is_gated)) {
+      finish_of_whole_(take_, TileRows{values_, row0_, count, col0_, bias, up_bias});
+      return advance(count);
+    }
+#endif
     if (weight_.is_gated) {
-      const float* up_bias = bias == nullptr ? nullptr : bias + weight_.out_features;
-      finish_gated_tile<Policy::kRows, Policy::kCols>(activation_, values_, count, cols_, bias, up_bias);
+      finish_gated_tile<Policy>(activation_, values_, count, cols_, bias, up_bias);
     } else if (bias != nullptr || activation_ != Activation::kNone) {
-      finish_tile<Policy::kRows, Policy::kCols>(activation_, values_, count, cols_, bias);
+      finish_tile<Policy>(activation_, values_, count, cols_, bias);
     }
     take_(FinishedTile{values_, row0_, count, col0_, cols_});
+    advance(count);
+  }
+
+  void advance(int count) {
     values_ += count * Policy::kCols;
     row0_ += count;
     rows_left_ -= count;
   }
 
-  void finish() { finish_rows(rows_left_); }
-
- private:
   const PackedWeightView& weight_;
   Activation activation_;
-  Take& take_;
+  const Take& take_;
+#if defined(ASSAY_AMX)
+  FinishRows<Take> finish_of_whole_ = nullptr;
+  struct {
+    const float* from;
+    const float* bias;
+    char* line;
+    int rows_left;
+  } gelu_ = {};
+#endif
   float* values_ = nullptr;
   std::int64_t row0_ = 0;
   int rows_left_ = 0;
@@ -212,17 +279,38 @@ class TileFinish {
   std::int64_t cols_ = 0;
 };
 
-// Beside the products of a tile: fetches weights, and finishes the tile before it where the vector units are idle.
+#if defined(ASSAY_AMX)
+// The same where it is GELU that the tile before goes through.
 template <typename Finish>
+struct FetchAndPutGelu {
+  Prefetch fetch;
+  Finish& before;
+
+  [[gnu::always_inline]] void block(std::int64_t block_idx, std::int64_t block_bytes) const {
+    fetch.block(block_idx, block_bytes);
+    if (block_idx == 1) before.take_up_gelu();
+  }
+  [[gnu::always_inline]] void piece() const { before.put_gelu_row(); }
+};
+#endif
+
+// Beside the products of a tile: fetches weights and the lines that the tile goes to, and finishes the tile before it.
+template <typename Finish, typename Take>
 struct FetchAndFinish {
   Prefetch fetch;
   Finish& before;
-  int rows_per_block;
+  const Take& take;
+  std::int64_t row0;
+  int rows;
+  std::int64_t col0;
 
   void block(std::int64_t block_idx, std::int64_t block_bytes) const {
     fetch.block(block_idx, block_bytes);
-    before.finish_rows(rows_per_block);
+    const int first = static_cast<int>(block_idx) * kFetchRows;
+    if (first < rows) take.prefetch_rows(row0 + first, first + kFetchRows < rows ? kFetchRows : rows - first, col0);
+    if (block_idx >= kFinishDelay) before.finish_rows(kFinishRows);
   }
+  void piece() const {}
 };
 
 // Multiplies `rows` tokens held in input panels, of the depth `part`, by the weight panels [first_col_panel,
@@ -231,7 +319,7 @@ struct FetchAndFinish {
 template <typename Policy, typename Take>
 void multiply_part(const char* panels, std::int64_t rows, const PackedWeightView& weight, const DepthPart& part,
                    std::int64_t first_col_panel, std::int64_t last_col_panel, Activation activation, const char* then,
-                   Take take) {
+                   const Take& take) {
   constexpr std::int64_t kTileFloats = Policy::kRows * Policy::kCols;
   // Two where a tile is finished beside the next one's products.
   alignas(kCacheLine) float whole_tiles[kLeavesVectorUnits<Policy> ? 2 : 1][kTileFloats];
@@ -256,9 +344,17 @@ void multiply_part(const char* panels, std::int64_t rows, const PackedWeightView
       const int used = static_cast<int>(min_of(Policy::kRows, rows - row0));
       const char* panel = panels + row0 / Policy::kRows * panel_bytes;
       if constexpr (kLeavesVectorUnits<Policy>) {
-        const int rows_per_block = static_cast<int>(ceil_div(Policy::kRows, part.num_blocks));
-        Policy::micro(panel, weights, part.num_blocks, used, values,
-                      FetchAndFinish<Finish>{next, finish, rows_per_block});
+#if defined(ASSAY_AMX)
+        if (Finish::kPutsGelu && finish.puts_gelu()) {
+          if constexpr (Finish::kPutsGelu) {
+            Policy::micro(panel, weights, part.num_blocks, used, values, FetchAndPutGelu<Finish>{next, finish});
+            finish.finish_gelu();
+          }
+        } else
+#endif
+          Policy::micro(panel, weights, part.num_blocks, used, values,
+                        FetchAndFinish<Finish, Take>{next, finish, take, row0, used, col0});
+        finish.finish();
         finish.begin(values, row0, used, col0, cols);
         values = values == whole_tiles[0] ? whole_tiles[1] : whole_tiles[0];
       } else {
@@ -273,13 +369,17 @@ void multiply_part(const char* panels, std::int64_t rows, const PackedWeightView
       }
     }
   }
+#if defined(ASSAY_AMX)
+  if (finish.puts_gelu()) finish.finish_gelu();
+#endif
   if constexpr (kLeavesVectorUnits<Policy>) finish.finish();
 }
 
 // The same with the whole depth at once.
 template <typename Policy, typename Take>
 void multiply_panels(const char* panels, std::int64_t rows, const PackedWeightView& weight,
-                     std::int64_t first_col_panel, std::int64_t last_col_panel, Activation activation, Take take) {
+                     std::int64_t first_col_panel, std::int64_t last_col_panel, Activation activation,
+                     const Take& take) {
   multiply_part<Policy>(panels, rows, weight, whole_depth<Policy>(weight), first_col_panel, last_col_panel, activation,
                         nullptr, take);
 }
@@ -351,9 +451,8 @@ void linear_phase(const LinearParams& p, ThreadContext& context, int list, char*
     const Epilogue epilogue{p.residual == nullptr ? nullptr : p.residual + row0 * p.residual_stride, p.residual_stride,
                             static_cast<char*>(p.out) + row0 * p.out_stride * out_element, p.out_dtype, p.out_stride};
     const std::int64_t first = chunk * plan.col_panels_per_chunk;
-    multiply_panels<Policy>(
-        scratch, rows, weight, first, min_of(first + plan.col_panels_per_chunk, col_panels), p.activation,
-        [&](const FinishedTile& tile) { store_panel_tile<Policy>(epilogue, weight.is_gated, tile); });
+    multiply_panels<Policy>(scratch, rows, weight, first, min_of(first + plan.col_panels_per_chunk, col_panels),
+                            p.activation, StoreTiles<Policy>{epilogue, weight.is_gated});
   }
 }
 

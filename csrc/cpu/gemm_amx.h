@@ -37,7 +37,13 @@ struct TileGeometry {
     tile_zero<2>();
     tile_zero<3>();
   }
-  // Tiles 4, 5 = inputs of the two token halves; 6, 7 = weights of the two column halves.
+  // Tiles 4, 5 = inputs of the two token halves; 6, 7 = weights of the two column halves. In the order of their first
+  // use: the first product waits for two of them only.
+  static void load(const char* inputs, const char* weights, bool both_rows) {
+    tile_load<4>(inputs, kCacheLine);
+    load_weights(weights);
+    if (both_rows) tile_load<5>(inputs + kTileBytes, kCacheLine);
+  }
   static void load_inputs(const char* at, bool both_rows) {
     tile_load<4>(at, kCacheLine);
     if (both_rows) tile_load<5>(at + kTileBytes, kCacheLine);
@@ -46,14 +52,27 @@ struct TileGeometry {
     tile_load<6>(at, kCacheLine);
     tile_load<7>(at + kTileBytes, kCacheLine);
   }
-  static void multiply(bool both_rows) {
+  // beside.piece() between kPieces (1 or 3) of the four products: other work in small pieces, so that the next product
+  // is never far behind.
+  template <int kPieces, typename Beside>
+  [[gnu::always_inline]] static void multiply(bool both_rows, const Beside& beside) {
     tile_dot_bf16<0, 4, 6>();
+    if constexpr (kPieces > 1) beside.piece();
     tile_dot_bf16<1, 4, 7>();
+    beside.piece();
     if (!both_rows) return;
     tile_dot_bf16<2, 5, 6>();
+    if constexpr (kPieces > 1) beside.piece();
     tile_dot_bf16<3, 5, 7>();
   }
 };
+
+// 16 neighbours as bfloat16, of which `low` are the first 8; what was stored.
+inline __m256i store_halves(char* to, __m256 low, __m256 high) {
+  const __m256i pairs = reinterpret_cast<__m256i>(_mm256_cvtne2ps_pbh(high, low));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), pairs);
+  return pairs;
+}
 
 struct TileBfloat16 : TileGeometry {
   static constexpr std::int64_t kPanelBlockBytes = 2 * kTileBytes;
@@ -66,6 +85,16 @@ struct TileBfloat16 : TileGeometry {
     char* block = panel + (col / kDepth) * kPanelBlockBytes;
     vec_store_bf16(reinterpret_cast<bfloat16*>(block) + input_offset(row, col), v);
   }
+  // A token's whole depth block, of which `low` are the first 16 inputs.
+  static void put_inputs(char* panel, int row, std::int64_t col, Vec low, Vec high) {
+    char* block = panel + (col / kDepth) * kPanelBlockBytes;
+    vec_store_bf16_pair(reinterpret_cast<bfloat16*>(block) + input_offset(row, col), low, high);
+  }
+  // The same from four halves of vectors, to the line it goes to.
+  static void put_halves(char* line, const __m256* v) {
+    store_halves(line, v[0], v[1]);
+    store_halves(line + kCacheLine / 2, v[2], v[3]);
+  }
   template <typename Beside>
   static void micro(const char* panel, const char* weights, std::int64_t num_blocks, int rows, float* tile,
                     const Beside& beside) {
@@ -73,9 +102,8 @@ struct TileBfloat16 : TileGeometry {
     zero_tiles();
     for (std::int64_t block = 0; block < num_blocks; ++block) {
       beside.block(block, kWeightBlockBytes);
-      load_inputs(panel + block * kPanelBlockBytes, both_rows);
-      load_weights(weights + block * kWeightBlockBytes);
-      multiply(both_rows);
+      load(panel + block * kPanelBlockBytes, weights + block * kWeightBlockBytes, both_rows);
+      multiply<3>(both_rows, beside);
     }
     store_tiles(tile, both_rows);
   }
@@ -97,6 +125,23 @@ struct TileFloat32 : TileGeometry {
     vec_store_bf16(at, v);
     vec_store_bf16(at + kPlaneBytes / 2, vec_sub(v, vec_load_bf16(at)));
   }
+  static void put_inputs(char* panel, int row, std::int64_t col, Vec low, Vec high) {
+    bfloat16* at = reinterpret_cast<bfloat16*>(panel + (col / kDepth) * kPanelBlockBytes) + input_offset(row, col);
+    vec_store_bf16_pair(at, low, high);
+    vec_store_bf16_pair(at + kPlaneBytes / 2, vec_sub(low, vec_load_bf16(at)),
+                        vec_sub(high, vec_load_bf16(at + kVecWidth)));
+  }
+  static void put_halves(char* line, const __m256* v) {
+    for (int i = 0; i < 4; i += 2) {
+      char* const at = line + i / 2 * (kCacheLine / 2);
+      const __m256i pairs = store_halves(at, v[i], v[i + 1]);
+      const auto rest = [](__m256 value, __m128i rounded) {
+        return value - _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(rounded), 16));
+      };
+      store_halves(at + kPlaneBytes, rest(v[i], _mm256_castsi256_si128(pairs)),
+                   rest(v[i + 1], _mm256_extracti128_si256(pairs, 1)));
+    }
+  }
   template <typename Beside>
   static void micro(const char* panel, const char* weights, std::int64_t num_blocks, int rows, float* tile,
                     const Beside& beside) {
@@ -106,13 +151,12 @@ struct TileFloat32 : TileGeometry {
       beside.block(block, kWeightBlockBytes);
       const char* x = panel + block * kPanelBlockBytes;
       const char* w = weights + block * kWeightBlockBytes;
-      load_inputs(x + kPlaneBytes, both_rows);  // lo . hi
-      load_weights(w);
-      multiply(both_rows);
+      load(x + kPlaneBytes, w, both_rows);  // lo . hi
+      multiply<1>(both_rows, beside);
       load_inputs(x, both_rows);  // hi . hi
-      multiply(both_rows);
+      multiply<1>(both_rows, beside);
       load_weights(w + kPlaneBytes);  // hi . lo
-      multiply(both_rows);
+      multiply<1>(both_rows, beside);
     }
     store_tiles(tile, both_rows);
   }

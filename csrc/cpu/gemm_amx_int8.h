@@ -22,6 +22,10 @@ struct TileInt8 {
     float* block = reinterpret_cast<float*>(panel + (col / kDepth) * kPanelBlockBytes);
     vec_store(block + row * kDepth + col % kDepth, v);
   }
+  static void put_inputs(char* panel, int row, std::int64_t col, Vec low, Vec high) {
+    put_input(panel, row, col, low);
+    put_input(panel, row, col + kVecWidth, high);
+  }
 
   static void seal_panel(char* panel, int rows, std::int64_t num_blocks) {
     RunSpan spans[kRows];
@@ -82,8 +86,7 @@ struct TileInt8 {
     TileGeometry::zero_tiles();
     for (std::int64_t block = 0; block < num_blocks; ++block) {
       beside.block(block, kWeightBlockBytes);
-      TileGeometry::load_inputs(panel + block * kSealedBlockBytes, both_rows);
-      TileGeometry::load_weights(weights + block * kWeightBlockBytes);
+      TileGeometry::load(panel + block * kSealedBlockBytes, weights + block * kWeightBlockBytes, both_rows);
       multiply(both_rows);
     }
     TileGeometry::store_tiles(tile, both_rows);

@@ -36,21 +36,30 @@ template <int kRows, int kCols, typename Body>
   }
 }
 
+// The activation of a product, as exact as its arithmetic asks for.
+template <typename Policy, Activation kActivation>
+[[gnu::always_inline]] inline Vec activate_for(Vec x) {
+#if defined(ASSAY_AMX)
+  if constexpr (kActivation == Activation::kGeluErf && kRoundsActivations<Policy>) return gelu_rounded<WholeLanes>(x);
+#endif
+  return activate<kActivation>(x);
+}
+
 // What a tile goes through after its product is kept out of line: inlined into the loops over panels, their counters
 // would not stay in registers. What it is told comes by value where it stores: a vector store could change anything
 // that is behind a reference, which would be read again after each.
 
 // values = activation(values + bias), in place. `bias` points at the tile's first column, or is nullptr.
-template <int kTileRows, int kTileCols>
+template <typename Policy>
 [[gnu::noinline]] void finish_tile(Activation activation, float* values, int tile_rows, std::int64_t tile_cols,
                                    const float* bias) {
   with_activation(activation, [&](auto tag) {
-    with_extent<kTileRows, kTileCols>(tile_rows, tile_cols, [&](auto rows, auto cols) {
+    with_extent<Policy::kRows, Policy::kCols>(tile_rows, tile_cols, [&](auto rows, auto cols) {
       for (std::int64_t c = 0; c < cols; c += kVecWidth) {
         const Vec add = bias == nullptr ? vec_zero() : load_lanes(bias + c, cols - c);
         for (int r = 0; r < rows; ++r) {
-          float* at = values + r * kTileCols + c;
-          vec_store(at, activate<decltype(tag)::kValue>(vec_add(vec_load(at), add)));
+          float* at = values + r * Policy::kCols + c;
+          vec_store(at, activate_for<Policy, decltype(tag)::kValue>(vec_add(vec_load(at), add)));
         }
       }
     });
@@ -59,18 +68,18 @@ template <int kTileRows, int kTileCols>
 
 // The same for a gated weight, gate and up in the halves of the tile: activation(gate + its bias) * (up + its bias)
 // into the first half.
-template <int kTileRows, int kTileCols>
+template <typename Policy>
 [[gnu::noinline]] void finish_gated_tile(Activation activation, float* values, int tile_rows, std::int64_t tile_cols,
                                          const float* gate_bias, const float* up_bias) {
   with_activation(activation, [&](auto tag) {
-    with_extent<kTileRows, kTileCols / 2>(tile_rows, tile_cols, [&](auto rows, auto cols) {
+    with_extent<Policy::kRows, Policy::kCols / 2>(tile_rows, tile_cols, [&](auto rows, auto cols) {
       for (std::int64_t c = 0; c < cols; c += kVecWidth) {
         const Vec add_gate = gate_bias == nullptr ? vec_zero() : load_lanes(gate_bias + c, cols - c);
         const Vec add_up = up_bias == nullptr ? vec_zero() : load_lanes(up_bias + c, cols - c);
         for (int r = 0; r < rows; ++r) {
-          float* at = values + r * kTileCols + c;
-          const Vec gate = activate<decltype(tag)::kValue>(vec_add(vec_load(at), add_gate));
-          vec_store(at, vec_mul(gate, vec_add(vec_load(at + kTileCols / 2), add_up)));
+          float* at = values + r * Policy::kCols + c;
+          const Vec gate = activate_for<Policy, decltype(tag)::kValue>(vec_add(vec_load(at), add_gate));
+          vec_store(at, vec_mul(gate, vec_add(vec_load(at + Policy::kCols / 2), add_up)));
         }
       }
     });

@@ -44,3 +44,13 @@ Vec as_activation<Int8Policy>(Vec v) {
   return vec_load_bf16(lanes);
 }
 #endif
+
+#if defined(ASSAY_AMX)
+// Whether results are rounded to 8 bits or less of significand on their way to the next product.
+template <typename Policy>
+constexpr bool kRoundsActivations = false;
+template <>
+inline constexpr bool kRoundsActivations<TileBfloat16> = true;
+template <>
+inline constexpr bool kRoundsActivations<TileInt8> = true;
+#endif

@@ -46,6 +46,7 @@ struct Prefetch {
 #endif
     for (; i < bytes; i += kCacheLine) __builtin_prefetch(start + i, 0, 2);
   }
+  void piece() const {}
 };
 
 inline std::int64_t min_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }

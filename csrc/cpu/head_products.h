@@ -45,6 +45,6 @@ void head_products_phase(const HeadProducts& p, WeightOf weight_of, ThreadContex
     const Epilogue epilogue{nullptr, 0, out, p.out_dtype, p.out_stride};
     const PackedWeightView weight = weight_of(static_cast<int>(head));
     multiply_panels<Policy>(scratch, rows, weight, 0, num_weight_panels<Policy>(weight), Activation::kNone,
-                            [&](const FinishedTile& tile) { store_panel_tile<Policy>(epilogue, false, tile); });
+                            StoreTiles<Policy>{epilogue, false});
   }
 }

@@ -13,6 +13,9 @@
 #include "cpu/vec_int.h"
 #include "cpu/run_scale.h"
 #include "cpu/activation.h"
+#if defined(ASSAY_AMX)
+#include "cpu/activation_amx.h"
+#endif
 #include "cpu/gemm_tiles.h"
 #if defined(ASSAY_AMX)
 #include "cpu/gemm_amx.h"
@@ -28,6 +31,10 @@
 #include "cpu/gemm_policies.h"
 #include "cpu/norm.h"
 #include "cpu/gemm_finish.h"
+#if defined(ASSAY_AMX)
+#include "cpu/gemm_finish_amx.h"
+#endif
+#include "cpu/gemm_take.h"
 #include "cpu/gemm.h"
 #include "cpu/head_products.h"
 #include "cpu/attention.h"

@@ -44,7 +44,7 @@ inline double run_bf16_chains(std::int64_t rounds) {
   tile_zero<5>();
   tile_zero<6>();
   tile_zero<7>();
-  for (std::int64_t round = 0; round < rounds; ++round) TileGeometry::multiply(true);
+  for (std::int64_t round = 0; round < rounds; ++round) TileGeometry::multiply<1>(true, Prefetch{nullptr, 0});
   tiles_end();
   return 4.0 * 2 * kTileRows * 16 * 2 * kTilePairs * static_cast<double>(rounds);
 #elif defined(__AVX512BF16__)

@@ -372,7 +372,7 @@ struct TransformerLayer {
     float* const target = norms.has_out() ? block_products : stream + row0 * hidden_size;
     const Epilogue epilogue{norms.has_out() ? nullptr : target, hidden_size, target, DType::kFloat32, hidden_size};
     multiply_part<Policy>(panels, rows, weight, part, 0, num_weight_panels<Policy>(weight), Activation::kNone, then,
-                          [&](const FinishedTile& tile) { store_panel_tile<Policy>(epilogue, weight.is_gated, tile); });
+                          StoreTiles<Policy>{epilogue, weight.is_gated});
     if (!part.is_last || !norms.is_any()) return;
     for (std::int64_t r = 0; r < rows; ++r) finish_row(row0 + r, block_products + r * hidden_size, norms);
   }
@@ -392,11 +392,8 @@ struct TransformerLayer {
     }
     const std::int64_t per_panel = panel_features<Policy>(p.mlp_up.is_gated);
     multiply_part<Policy>(panels, rows, p.mlp_up, whole_depth<Policy>(p.mlp_up), first / per_panel,
-                          ceil_div(first + features, per_panel), p.activation, then, [&](FinishedTile tile) {
-                            tile.col0 -= first;
-                            put_panel_tile<Policy>(wide_panels + tile.row0 / Policy::kRows * wide_panel,
-                                                   p.mlp_up.is_gated, tile);
-                          });
+                          ceil_div(first + features, per_panel), p.activation, then,
+                          PutTiles<Policy>{wide_panels, wide_panel, first, p.mlp_up.is_gated});
     for (std::int64_t r = 0; r < rows; r += Policy::kRows) {
       seal_panel<Policy>(wide_panels + r / Policy::kRows * wide_panel,
                          static_cast<int>(min_of(Policy::kRows, rows - r)), wide_panel / Policy::kPanelBlockBytes);

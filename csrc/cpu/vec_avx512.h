@@ -76,3 +76,9 @@ inline void vec_store_bf16(bfloat16* target, Vec v) {
 inline void vec_store_bf16_n(bfloat16* target, Vec v, int n) {
   _mm256_mask_storeu_epi16(target, lane_mask(n), vec_to_bf16(v));
 }
+#if defined(__AVX512BF16__)
+// 32 neighbours, of which `low` are the first 16, rounded as vec_store_bf16 does.
+inline void vec_store_bf16_pair(bfloat16* target, Vec low, Vec high) {
+  _mm512_storeu_si512(target, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
+}
+#endif

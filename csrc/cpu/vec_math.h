@@ -4,8 +4,7 @@
 #pragma once
 
 #if defined(__AVX512F__)
-// 32 registers keep the coefficients of exp from one vector of a loop to the next; called, it loads them again. The
-// many of erf do not fit.
+// 32 registers keep coefficients from one vector of a loop to the next; called, a function loads them again.
 #define ASSAY_VEC_MATH [[gnu::always_inline]] inline
 #else
 #define ASSAY_VEC_MATH inline
@@ -35,7 +34,7 @@ ASSAY_VEC_MATH Vec vec_polynomial(Vec x, const float (&terms)[kNumTerms]) {
 
 // The same, neighbours first, then pairs, then fours: a chain of log2 steps where Horner's waits for every term.
 template <int kNumTerms>
-inline Vec vec_estrin(Vec x, const float (&terms)[kNumTerms]) {
+ASSAY_VEC_MATH Vec vec_estrin(Vec x, const float (&terms)[kNumTerms]) {
   static_assert(kNumTerms == 16);
   Vec sums[kNumTerms / 2];
 #pragma GCC unroll 8
@@ -90,7 +89,7 @@ ASSAY_VEC_MATH Vec vec_tanh(Vec x) {
 }
 
 // Absolute error below 2.7e-7, relative 2.8e-7; exactly 1 from kErfMax on; NaN stays NaN.
-inline Vec vec_erf(Vec x) {
+ASSAY_VEC_MATH Vec vec_erf(Vec x) {
   const Vec z = vec_max(vec_set1(-kErfMax), vec_min(vec_set1(kErfMax), x));
   const Vec u = vec_fma(vec_mul(z, z), vec_set1(kErfScale), vec_set1(-1.0f));
   return vec_mul(z, vec_estrin(u, kErfTerms));

@@ -286,6 +286,12 @@ ASSAY_EMULATED __m512bh emulated_cvtne2ps(__m512 high, __m512 low) {
   out.i[1] = emulated_cvtneps(high);
   return out.bf16_pairs;
 }
+ASSAY_EMULATED __m256bh emulated_cvtne2ps_half(__m256 high, __m256 low) {
+  EmulatedLanes both;
+  both.f[0] = low;
+  both.f[1] = high;
+  return reinterpret_cast<__m256bh>(emulated_cvtneps(both.floats));
+}
 // sum + a[2i + 1] b[2i + 1], then + a[2i] b[2i], each rounded once.
 ASSAY_EMULATED __m512 emulated_dpbf16(__m512 sum, __m512bh a, __m512bh b) {
   const EmulatedLanes total = emulated_lanes(sum), x = emulated_lanes(a), y = emulated_lanes(b);
@@ -376,6 +382,7 @@ ASSAY_EMULATED __m512i emulated_dpbusd(__m512i sum, __m512i a, __m512i b) {
 
 #if defined(ASSAY_EMULATED_AVX512_BF16)
 #define _mm512_cvtne2ps_pbh(high, low) emulated_cvtne2ps(high, low)
+#define _mm256_cvtne2ps_pbh(high, low) emulated_cvtne2ps_half(high, low)
 #define _mm512_cvtneps_pbh(a) emulated_cvtneps(a)
 #define _mm512_dpbf16_ps(sum, a, b) emulated_dpbf16(sum, a, b)
 #define _mm512_dpbusd_epi32(sum, a, b) emulated_dpbusd(sum, a, b)
