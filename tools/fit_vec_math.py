@@ -4,7 +4,7 @@
 
 exp(r) = 1 + r + r^2 q(r) on |r| <= ln(2)/2; erf(z) = z p(u), u = z^2 * kErfScale - 1 in [-1, 1], on |z| <= kErfMax;
 log(1 + t) = s + s v l(v), s = 2 t / (2 + t), v = s^2, on 0 <= t <= 1: the series of the inverse hyperbolic tangent;
-gelu(x) = x (1/2 + t g(t^2)), t = x cut to [-GELU_MAX, GELU_MAX], for results that are rounded (csrc/cpu/activation_amx.h).
+gelu(x) = x (1/2 + t g(t^2)), t = x cut to its range, where the result is rounded (activation_amx.h).
 All are minimax fits of the relative error (gelu: of the absolute one), found by Lawson's iteration: a least-squares fit
 in the Chebyshev basis whose weights grow where the error is large. Only numpy is needed.
 """

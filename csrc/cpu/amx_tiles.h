@@ -1,4 +1,4 @@
-// The eight AMX tile registers behind seven functions: real instructions, or plain code with the same results where
+// The eight AMX tile registers behind eight functions: real instructions, or plain code with the same results where
 // ASSAY_AMX_EMULATED is defined (any machine can then test what is built on tiles). Every tile is 16 rows of 64 bytes.
 // Included inside an AMX namespace.
 #pragma once
@@ -17,6 +17,11 @@ inline void tile_zero() {
 template <int kTile>
 inline void tile_load(const void* base, std::int64_t stride_bytes) {
   for (int r = 0; r < 16; ++r) memcpy(emulated_tiles[kTile][r], static_cast<const char*>(base) + r * stride_bytes, 64);
+}
+
+template <int kTile>
+inline void tile_load_past_l1(const void* base, std::int64_t stride_bytes) {
+  tile_load<kTile>(base, stride_bytes);
 }
 
 template <int kTile>
@@ -82,6 +87,12 @@ inline void tile_zero() {
 template <int kTile>
 inline void tile_load(const void* base, std::int64_t stride_bytes) {
   __asm__ volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(base), "r"(stride_bytes), "i"(kTile) : "memory");
+}
+
+// The same for what is not soon read again: it does not take the place of what is in L1.
+template <int kTile>
+inline void tile_load_past_l1(const void* base, std::int64_t stride_bytes) {
+  __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" : : "r"(base), "r"(stride_bytes), "i"(kTile) : "memory");
 }
 
 template <int kTile>

@@ -37,20 +37,40 @@ struct TileGeometry {
     tile_zero<2>();
     tile_zero<3>();
   }
+  // Weights of a panel that stay in L1 while row panels pass; longer ones come from L2 every time.
+  static constexpr std::int64_t kKeptWeightBytes = 28 * 1024;
+
   // Tiles 4, 5 = inputs of the two token halves; 6, 7 = weights of the two column halves. In the order of their first
-  // use: the first product waits for two of them only.
+  // use: the first product waits for two of them only. Inputs are read once for every weight panel, and would push the
+  // weights out of L1.
+  template <bool kKeepsWeights>
   static void load(const char* inputs, const char* weights, bool both_rows) {
-    tile_load<4>(inputs, kCacheLine);
-    load_weights(weights);
-    if (both_rows) tile_load<5>(inputs + kTileBytes, kCacheLine);
+    tile_load_past_l1<4>(inputs, kCacheLine);
+    load_weights<kKeepsWeights>(weights);
+    if (both_rows) tile_load_past_l1<5>(inputs + kTileBytes, kCacheLine);
   }
   static void load_inputs(const char* at, bool both_rows) {
-    tile_load<4>(at, kCacheLine);
-    if (both_rows) tile_load<5>(at + kTileBytes, kCacheLine);
+    tile_load_past_l1<4>(at, kCacheLine);
+    if (both_rows) tile_load_past_l1<5>(at + kTileBytes, kCacheLine);
   }
+  template <bool kKeepsWeights>
   static void load_weights(const char* at) {
-    tile_load<6>(at, kCacheLine);
-    tile_load<7>(at + kTileBytes, kCacheLine);
+    if constexpr (kKeepsWeights) {
+      tile_load<6>(at, kCacheLine);
+      tile_load<7>(at + kTileBytes, kCacheLine);
+    } else {
+      tile_load_past_l1<6>(at, kCacheLine);
+      tile_load_past_l1<7>(at + kTileBytes, kCacheLine);
+    }
+  }
+  // body(std::bool_constant: whether the panel's weights are kept in L1).
+  template <typename Body>
+  [[gnu::always_inline]] static void with_panel(std::int64_t weight_bytes, Body&& body) {
+    if (weight_bytes <= kKeptWeightBytes) {
+      body(std::true_type{});
+    } else {
+      body(std::false_type{});
+    }
   }
   // beside.piece() between kPieces (1 or 3) of the four products: other work in small pieces, so that the next product
   // is never far behind.
@@ -100,11 +120,13 @@ struct TileBfloat16 : TileGeometry {
                     const Beside& beside) {
     const bool both_rows = rows > kTileRows;
     zero_tiles();
-    for (std::int64_t block = 0; block < num_blocks; ++block) {
-      beside.block(block, kWeightBlockBytes);
-      load(panel + block * kPanelBlockBytes, weights + block * kWeightBlockBytes, both_rows);
-      multiply<3>(both_rows, beside);
-    }
+    with_panel(num_blocks * kWeightBlockBytes, [&](auto keeps) __attribute__((always_inline)) {
+      for (std::int64_t block = 0; block < num_blocks; ++block) {
+        beside.block(block, kWeightBlockBytes);
+        load<keeps>(panel + block * kPanelBlockBytes, weights + block * kWeightBlockBytes, both_rows);
+        multiply<3>(both_rows, beside);
+      }
+    });
     store_tiles(tile, both_rows);
   }
 };
@@ -147,17 +169,19 @@ struct TileFloat32 : TileGeometry {
                     const Beside& beside) {
     const bool both_rows = rows > kTileRows;
     zero_tiles();
-    for (std::int64_t block = 0; block < num_blocks; ++block) {
-      beside.block(block, kWeightBlockBytes);
-      const char* x = panel + block * kPanelBlockBytes;
-      const char* w = weights + block * kWeightBlockBytes;
-      load(x + kPlaneBytes, w, both_rows);  // lo . hi
-      multiply<1>(both_rows, beside);
-      load_inputs(x, both_rows);  // hi . hi
-      multiply<1>(both_rows, beside);
-      load_weights(w + kPlaneBytes);  // hi . lo
-      multiply<1>(both_rows, beside);
-    }
+    with_panel(num_blocks * kWeightBlockBytes, [&](auto keeps) __attribute__((always_inline)) {
+      for (std::int64_t block = 0; block < num_blocks; ++block) {
+        beside.block(block, kWeightBlockBytes);
+        const char* x = panel + block * kPanelBlockBytes;
+        const char* w = weights + block * kWeightBlockBytes;
+        load<keeps>(x + kPlaneBytes, w, both_rows);  // lo . hi
+        multiply<1>(both_rows, beside);
+        load_inputs(x, both_rows);  // hi . hi
+        multiply<1>(both_rows, beside);
+        load_weights<keeps>(w + kPlaneBytes);  // hi . lo
+        multiply<1>(both_rows, beside);
+      }
+    });
     store_tiles(tile, both_rows);
   }
 };

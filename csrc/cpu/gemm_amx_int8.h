@@ -84,11 +84,13 @@ struct TileInt8 {
                     const Beside& beside) {
     const bool both_rows = rows > kTileRows;
     TileGeometry::zero_tiles();
-    for (std::int64_t block = 0; block < num_blocks; ++block) {
-      beside.block(block, kWeightBlockBytes);
-      TileGeometry::load(panel + block * kSealedBlockBytes, weights + block * kWeightBlockBytes, both_rows);
-      multiply(both_rows);
-    }
+    TileGeometry::with_panel(num_blocks * kWeightBlockBytes, [&](auto keeps) __attribute__((always_inline)) {
+      for (std::int64_t block = 0; block < num_blocks; ++block) {
+        beside.block(block, kWeightBlockBytes);
+        TileGeometry::load<keeps>(panel + block * kSealedBlockBytes, weights + block * kWeightBlockBytes, both_rows);
+        multiply(both_rows);
+      }
+    });
     TileGeometry::store_tiles(tile, both_rows);
     const float* row_scales = reinterpret_cast<const float*>(panel + num_blocks * kSealedBlockBytes);
     const float* col_scales = reinterpret_cast<const float*>(weights + kWeightScales);

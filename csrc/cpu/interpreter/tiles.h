@@ -123,8 +123,8 @@ class Tiles {
       auto* memory = reinterpret_cast<std::uint8_t*>(in.base + row * in.stride);
       if (in.prefix == 2) {
         memcpy(memory, tile.bytes[row], kBytes);  // TILESTORED
-      } else if (in.prefix == 3) {
-        memcpy(tile.bytes[row], memory, kBytes);  // TILELOADD
+      } else if (in.prefix == 3 || in.prefix == 1) {
+        memcpy(tile.bytes[row], memory, kBytes);  // TILELOADD, TILELOADDT1
       } else {
         throw std::runtime_error("a tile instruction that the kernels are not known to use");
       }
