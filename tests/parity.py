@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
-_folders: dict[tuple[str, str], Path] = {}
-_references: dict[tuple[str, str], Reference] = {}
+_folders: dict[tuple[str, str, int], Path] = {}
+_references: dict[Path, Reference] = {}
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,12 @@ class Reference:
     bfloat16: list[torch.Tensor]
 
 
-def checkpoint(tmp_path_factory: pytest.TempPathFactory, name: str, head: str) -> Path:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, name: str, head: str, seed: int = 0) -> Path:
     """A random checkpoint, made once per session."""
-    if (name, head) not in _folders:
-        _folders[name, head] = make(tmp_path_factory.mktemp(name) / "model", name, head)
-    return _folders[name, head]
+    key = name, head, seed
+    if key not in _folders:
+        _folders[key] = make(tmp_path_factory.mktemp(name) / "model", name, head, seed=seed)
+    return _folders[key]
 
 
 def load(folder: Path, *, dtype: str = "auto", config: PoolerConfig | None = None, **overrides: Any) -> PoolingModel:
@@ -81,10 +82,10 @@ def hf_logits(model: Any, encodings: list[Any]) -> list[torch.Tensor]:
 
 
 def reference(folder: Path, name: str, head: str, max_length: int) -> Reference:
-    """Transformers on every test input, computed once per session."""
-    if (name, head) not in _references:
-        _references[name, head] = make_reference(folder, name + head, all_inputs(), max_length)
-    return _references[name, head]
+    """Transformers on every test input, computed once per session and folder."""
+    if folder not in _references:
+        _references[folder] = make_reference(folder, name + head, all_inputs(), max_length)
+    return _references[folder]
 
 
 def make_reference(folder: Path, class_name: str, inputs: list[Text], max_length: int) -> Reference:

@@ -107,10 +107,14 @@ def test_packed_weights_without_numbers_have_their_sizes_and_are_not_run(isa: st
 
 
 def test_scratch_grows_with_the_longest_input_and_counts_every_thread(folders: dict[str, Path]) -> None:
-    short, long = (planned(folders["reranker"], max_model_len=length, num_threads=1) for length in (32, 4096))
+    settings = {
+        "max_batch_tokens": 32768
+    }  # up to some thousand tokens a block of the products needs more than attention
+    short, long = (planned(folders["reranker"], max_model_len=n, num_threads=1, **settings) for n in (32, 32768))
     assert short.scratch_bytes is not None and long.scratch_bytes is not None
     assert 0 < short.scratch_bytes < long.scratch_bytes
-    assert planned(folders["reranker"], max_model_len=4096, num_threads=3).scratch_bytes == 3 * long.scratch_bytes
+    threads = planned(folders["reranker"], max_model_len=32768, num_threads=3, **settings)
+    assert threads.scratch_bytes == 3 * long.scratch_bytes
 
 
 @pytest.mark.parametrize(("name", "quantization"), [("bert", None), ("qwen3", None), ("bert", "int8")])
