@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -106,15 +107,16 @@ def test_packed_weights_without_numbers_have_their_sizes_and_are_not_run(isa: st
             ops.linear(torch.zeros(2, 50), sized)
 
 
-def test_scratch_grows_with_the_longest_input_and_counts_every_thread(folders: dict[str, Path]) -> None:
-    settings = {
-        "max_batch_tokens": 32768
-    }  # up to some thousand tokens a block of the products needs more than attention
-    short, long = (planned(folders["reranker"], max_model_len=n, num_threads=1, **settings) for n in (32, 32768))
+def test_scratch_grows_with_the_longest_input_and_counts_every_thread(folders: dict[str, Path], tmp_path: Path) -> None:
+    # So long that attention needs more than the block of inputs that a product keeps in the cache.
+    folder = tmp_path / "long"
+    shutil.copytree(folders["reranker"], folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 32768}), encoding="utf-8")
+    short, long = (planned(folder, max_model_len=length, num_threads=1) for length in (32, 32768))
     assert short.scratch_bytes is not None and long.scratch_bytes is not None
     assert 0 < short.scratch_bytes < long.scratch_bytes
-    threads = planned(folders["reranker"], max_model_len=32768, num_threads=3, **settings)
-    assert threads.scratch_bytes == 3 * long.scratch_bytes
+    assert planned(folder, max_model_len=32768, num_threads=3).scratch_bytes == 3 * long.scratch_bytes
 
 
 @pytest.mark.parametrize(("name", "quantization"), [("bert", None), ("qwen3", None), ("bert", "int8")])
