@@ -279,21 +279,6 @@ class TileFinish {
   std::int64_t cols_ = 0;
 };
 
-#if defined(ASSAY_AMX)
-// The same where it is GELU that the tile before goes through.
-template <typename Finish>
-struct FetchAndPutGelu {
-  Prefetch fetch;
-  Finish& before;
-
-  [[gnu::always_inline]] void block(std::int64_t block_idx, std::int64_t block_bytes) const {
-    fetch.block(block_idx, block_bytes);
-    if (block_idx == 1) before.take_up_gelu();
-  }
-  [[gnu::always_inline]] void piece() const { before.put_gelu_row(); }
-};
-#endif
-
 // Beside the products of a tile: fetches weights and the lines that the tile goes to, and finishes the tile before it.
 template <typename Finish, typename Take>
 struct FetchAndFinish {
@@ -312,6 +297,21 @@ struct FetchAndFinish {
   }
   void piece() const {}
 };
+
+#if defined(ASSAY_AMX)
+// The same where it is GELU that the tile before goes through.
+template <typename Finish>
+struct FetchAndPutGelu {
+  Prefetch fetch;
+  Finish& before;
+
+  [[gnu::always_inline]] void block(std::int64_t block_idx, std::int64_t block_bytes) const {
+    fetch.block(block_idx, block_bytes);
+    if (block_idx == 1) before.take_up_gelu();
+  }
+  [[gnu::always_inline]] void piece() const { before.put_gelu_row(); }
+};
+#endif
 
 // Multiplies `rows` tokens held in input panels, of the depth `part`, by the weight panels [first_col_panel,
 // last_col_panel). After the last part it hands each finished tile, or some rows of it at a time, to take(tile), its

@@ -4,7 +4,9 @@
 //   kRows, kCols   tile of output computed at once: kRows tokens x kCols output features
 //   kDepth         input features per depth block; 64 bytes of one packed row per plane
 //   kResumes       whether micro() takes `resumes`: the tile holds the sums of the depth before, to be gone on from
-//   kLeavesVectorUnits<Policy>  whether the vector units are idle during micro(): the tile before is finished on them
+//   kLeavesVectorUnits<Policy>  whether micro() leaves vector units idle: the tile before is finished on them
+//   micro()'s last argument  what is done beside the products: block() before each depth block, and on tiles piece()
+//                  between products
 //   packed weight  panels of kCols output features, each [depth blocks][...] as the micro-kernel reads it
 //   packed input   panels of kRows tokens, each [depth blocks][kRows][64 bytes]: a panel's block is contiguous, so no
 //                  row pitch can make its rows collide in the L1 cache
