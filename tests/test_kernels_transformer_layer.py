@@ -170,6 +170,21 @@ def test_transformer_layer_takes_wide_models(
         assert torch.equal(run(layer, x, lengths, offsets[1:] - 1), whole[offsets[1:].long() - 1])
 
 
+def test_transformer_layer_with_weights_beyond_the_cache_has_the_same_bits_at_every_cut(
+    isa: str, restore_threads: None
+) -> None:
+    """On AMX a few tokens of such a layer are spread over output features, more are cut into blocks of tokens."""
+    sizes = {"hidden": 768, "inner": 3072, "num_heads": 12, "num_kv_heads": 12, "head_dim": 64}
+    layer = Layer(replace(FAMILIES["bert"], **sizes), "bfloat16")
+    lengths = [64, 36]
+    x = make_input(lengths, 768)
+    ops.set_num_threads(1)
+    whole = run(layer, x, lengths)
+    ops.set_num_threads(2)
+    assert torch.equal(run(layer, x, lengths), whole)
+    assert torch.equal(run(layer, x[64:].contiguous(), [36]), whole[64:])
+
+
 def test_transformer_layer_keeps_a_bad_sequence_to_itself(isa: str) -> None:
     layer = Layer(FAMILIES["everything"])
     lengths = [9, 20, 14]

@@ -25,6 +25,12 @@
 constexpr std::int64_t kSpreadMaxTokens = 4096;
 // Spread over output features unless every thread gets at least this many panels of tokens.
 constexpr std::int64_t kMinPanelsPerThread = 1;
+#if defined(ASSAY_AMX)
+// The same where the weights, which otherwise every thread reads whole, are this large: they come from beyond L2, and
+// tiles are through with a few panels of tokens before they have.
+constexpr std::int64_t kMinPanelsOfLargeWeights = 4;
+constexpr std::size_t kLargeWeightBytes = 8 * 1024 * 1024;
+#endif
 
 // Features of the MLP intermediate that a block of tokens holds at a time: it adds what they give to the down
 // projection's sums before it computes the next. A part's weight panels stay in a 32 KiB L1 while the tokens pass.
@@ -145,7 +151,17 @@ struct TransformerLayer {
   }
   bool is_spread(int num_threads) const {
     return num_threads > 1 && num_rows <= kSpreadMaxTokens &&
-           ceil_div(num_rows, Policy::kRows) < kMinPanelsPerThread * num_threads;
+           ceil_div(num_rows, Policy::kRows) < min_panels_per_thread() * num_threads;
+  }
+  std::int64_t min_panels_per_thread() const {
+#if defined(ASSAY_AMX)
+    std::size_t bytes = 0;
+    for (const PackedWeightView* weight : {&p.attn_out, &p.mlp_up, &p.mlp_down}) {
+      bytes += packed_bytes<Policy>(weight->out_features, weight->in_features, weight->is_gated);
+    }
+    if (bytes > kLargeWeightBytes) return kMinPanelsOfLargeWeights;
+#endif
+    return kMinPanelsPerThread;
   }
   std::size_t scratch_size(const AttentionParams& attention_params) const {
     std::size_t size = static_cast<std::size_t>(fused_scratch().size);
