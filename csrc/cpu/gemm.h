@@ -2,9 +2,10 @@
 // gemm_*.h and norm.h.
 #pragma once
 
-// Bytes of packed input that a thread keeps hot beside the weight panel it streams: half of its L2.
+// Bytes of packed input that a thread keeps hot beside the weight panel it streams: half of its L2, of 2 MiB more,
+// because there weights come from L3 for every block.
 #if defined(ASSAY_AMX)
-constexpr std::int64_t kInputBlockBytes = 1024 * 1024;
+constexpr std::int64_t kInputBlockBytes = 1536 * 1024;
 #else
 constexpr std::int64_t kInputBlockBytes = 512 * 1024;
 #endif
@@ -12,151 +13,15 @@ constexpr std::int64_t kInputBlockBytes = 512 * 1024;
 constexpr std::int64_t kInlineProducts = 1 << 20;
 // Work items per thread: enough to even out a core that loses its time slice to someone else.
 constexpr std::int64_t kItemsPerThread = 4;
-// Tokens of a row block, where there are as many: fewer would stream the weights too often.
+// Tokens and panels of a row block, where there are as many: fewer would stream the weights too often.
 constexpr std::int64_t kMinBlockRows = 24;
+#if defined(ASSAY_AMX)
+constexpr std::int64_t kMinBlockPanels = 8;
+#else
+constexpr std::int64_t kMinBlockPanels = 4;
+#endif
 // Row blocks per thread where there are rows enough: the last item of a phase is all that can leave a thread idle.
 constexpr std::int64_t kRowBlocksPerThread = 16;
-
-template <typename Policy>
-std::int64_t input_panel_bytes(std::int64_t in_features) {
-  return ceil_div(in_features, Policy::kDepth) * Policy::kPanelBlockBytes;
-}
-
-template <typename Policy>
-std::int64_t weight_panel_bytes(std::int64_t in_features) {
-  return ceil_div(in_features, Policy::kDepth) * Policy::kWeightBlockBytes;
-}
-
-// Output features of a weight panel. A panel of a gated weight has gate columns in its first half and the up columns
-// of the same features in the second, so that both factors of a result are in one tile.
-template <typename Policy>
-std::int64_t panel_features(bool is_gated) {
-  static_assert(Policy::kCols % (2 * kVecWidth) == 0);
-  return is_gated ? Policy::kCols / 2 : Policy::kCols;
-}
-
-template <typename Policy>
-std::int64_t num_weight_panels(const PackedWeightView& weight) {
-  return ceil_div(weight.out_features, panel_features<Policy>(weight.is_gated));
-}
-
-template <typename Policy>
-std::size_t packed_bytes(std::int64_t out_features, std::int64_t in_features, bool is_gated) {
-  const std::int64_t num_panels = ceil_div(out_features, panel_features<Policy>(is_gated));
-  return static_cast<std::size_t>(num_panels * weight_panel_bytes<Policy>(in_features));
-}
-
-// One output feature's weights into its column of a panel.
-template <typename Policy>
-void pack_weight_row(const PackWeightParams& p, std::int64_t row, char* panel, int col) {
-  for (std::int64_t depth = 0; depth < p.in_features; ++depth) {
-    Policy::put_weight(panel + (depth / Policy::kDepth) * Policy::kWeightBlockBytes,
-                       static_cast<int>(depth % Policy::kDepth), col, weight_at(p, row, depth));
-  }
-}
-
-// The rows of p.weight, panel_features a panel, from column first_col of each panel on. A panel is one thread's work,
-// so that no two threads write to a cache line.
-template <typename Policy>
-void pack_matrix(const PackWeightParams& p, ThreadPool& pool, bool is_gated, std::int64_t first_col) {
-  const std::int64_t panel_bytes = weight_panel_bytes<Policy>(p.in_features);
-  const std::int64_t features = panel_features<Policy>(is_gated);
-  parallel_rows(pool, ceil_div(p.out_features, features), 1, p.out_features * p.in_features,
-                [&](std::int64_t first, std::int64_t last) {
-                  const std::int64_t stop = min_of(last * features, p.out_features);
-                  for (std::int64_t row = first * features; row < stop; ++row) {
-                    pack_weight_row<Policy>(p, row, static_cast<char*>(p.packed) + row / features * panel_bytes,
-                                            static_cast<int>(first_col + row % features));
-                  }
-                });
-}
-
-template <typename Policy>
-void pack_weight_panels(const PackWeightParams& p, ThreadPool& pool) {
-  const bool is_gated = p.up != nullptr;
-  pack_matrix<Policy>(p, pool, is_gated, 0);
-  if (!is_gated) return;
-  PackWeightParams up = p;
-  up.weight = p.up;
-  pack_matrix<Policy>(up, pool, is_gated, panel_features<Policy>(is_gated));
-}
-
-// What a panel needs between its last put_input and its first micro: nothing, but for what becomes integers.
-template <typename Policy>
-void seal_panel(char*, int, std::int64_t) {}
-
-#if defined(ASSAY_FIXED_POINT)
-template <>
-void pack_weight_row<FixedPoint>(const PackWeightParams& p, std::int64_t row, char* panel, int col) {
-  FixedPoint::pack_weight(p, row, panel, col);
-}
-template <>
-void seal_panel<FixedPoint>(char* panel, int rows, std::int64_t num_blocks) {
-  FixedPoint::seal_panel(panel, rows, num_blocks);
-}
-#endif
-template <>
-void pack_weight_row<Int8Policy>(const PackWeightParams& p, std::int64_t row, char* panel, int col) {
-  Int8Policy::pack_weight(p, row, panel, col);
-}
-template <>
-void seal_panel<Int8Policy>(char* panel, int rows, std::int64_t num_blocks) {
-  Int8Policy::seal_panel(panel, rows, num_blocks);
-}
-
-// One token into row r of a panel; depth beyond in_features is zero. Whole depth blocks have a loop of constant length
-// and offsets: with the place of every vector worked out by itself, packing is bound by the arithmetic of places.
-template <typename Policy, typename Element>
-void pack_input_row(const Element* row, std::int64_t in_features, int r, char* panel) {
-  std::int64_t col = 0;
-  for (; col + Policy::kDepth <= in_features; col += Policy::kDepth, panel += Policy::kPanelBlockBytes) {
-#pragma GCC unroll 16
-    for (int i = 0; i < Policy::kDepth; i += kVecWidth) {
-      Policy::put_input(panel, r, i, load_lanes(row + col + i, std::int64_t{kVecWidth}));
-    }
-  }
-  if (col == in_features) return;
-  for (int i = 0; i < Policy::kDepth; i += kVecWidth) {
-    const std::int64_t left = in_features - col - i;
-    Policy::put_input(panel, r, i, left > 0 ? load_lanes(row + col + i, left) : vec_zero());
-  }
-}
-
-// Lays up to kRows tokens out as one input panel.
-template <typename Policy>
-void pack_input_panel(const void* x, DType dtype, std::int64_t stride, std::int64_t in_features, int rows,
-                      char* panel) {
-  for (int r = 0; r < rows; ++r) {
-    if (dtype == DType::kFloat32) {
-      pack_input_row<Policy>(static_cast<const float*>(x) + r * stride, in_features, r, panel);
-    } else {
-      pack_input_row<Policy>(static_cast<const bfloat16*>(x) + r * stride, in_features, r, panel);
-    }
-  }
-  seal_panel<Policy>(panel, rows, ceil_div(in_features, Policy::kDepth));
-}
-
-// Lays `rows` tokens out as input panels, normalised first where the norm has a weight: x is then float32, and `normed`
-// holds kRows rows of in_features.
-template <typename Policy>
-void pack_input_panels(const void* x, DType dtype, std::int64_t stride, std::int64_t in_features, std::int64_t rows,
-                       const NormView& norm, float* normed, char* panels) {
-  const std::int64_t element = dtype == DType::kFloat32 ? 4 : 2;
-  const std::int64_t panel_bytes = input_panel_bytes<Policy>(in_features);
-  for (std::int64_t r = 0; r < rows; r += Policy::kRows) {
-    const int used = static_cast<int>(min_of(Policy::kRows, rows - r));
-    const char* at = static_cast<const char*>(x) + r * stride * element;
-    char* panel = panels + r / Policy::kRows * panel_bytes;
-    if (norm.weight == nullptr) {
-      pack_input_panel<Policy>(at, dtype, stride, in_features, used, panel);
-      continue;
-    }
-    for (int i = 0; i < used; ++i) {
-      norm_row(norm, reinterpret_cast<const float*>(at) + i * stride, in_features, normed + i * in_features);
-    }
-    pack_input_panel<Policy>(normed, DType::kFloat32, in_features, in_features, used, panel);
-  }
-}
 
 // A part of the depth, for products whose input comes in parts. Between parts the tiles wait in `sums`, those of one
 // weight panel together; a sum's additions are those of the whole depth, in the same order.
@@ -172,147 +37,6 @@ DepthPart whole_depth(const PackedWeightView& weight) {
   return {0, ceil_div(weight.in_features, Policy::kDepth), true, nullptr};
 }
 
-// Rows of a tile that are finished beside one depth block of the next: fewer would be more calls.
-constexpr int kFinishRows = 8;
-// Depth blocks that go by before: the tile's sums are on their way to memory first, and whoever reads them waits.
-constexpr std::int64_t kFinishDelay = 3;
-// Rows whose lines are fetched beside one depth block.
-constexpr int kFetchRows = 4;
-
-// What a tile goes through after its product, all at once or some rows at a time; then it is handed to take(tile).
-template <typename Policy, typename Take>
-class TileFinish {
- public:
-  TileFinish(const PackedWeightView& weight, Activation activation, const Take& take)
-      : weight_(weight), activation_(activation), take_(take) {
-#if defined(ASSAY_AMX)
-    if constexpr (kLeavesVectorUnits<Policy>) finish_of_whole_ = finish_of<Take>(activation, weight.is_gated);
-#endif
-  }
-
-  void begin(float* values, std::int64_t row0, int rows, std::int64_t col0, std::int64_t cols) {
-    values_ = values;
-    row0_ = row0;
-    rows_left_ = rows;
-    col0_ = col0;
-    cols_ = cols;
-  }
-
-  [[gnu::always_inline]] void finish_rows(int count) {
-    if (rows_left_ != 0) finish_some(count < rows_left_ ? count : rows_left_);
-  }
-  void finish() { finish_rows(rows_left_); }
-
-#if defined(ASSAY_AMX)
-  // GELU on its way to the next product, a row at a time and inline. A tile's rows are taken up when its sums have had
-  // time to reach memory.
-  static constexpr bool kPutsGelu =
-      std::is_same_v<Take, PutTiles<TileBfloat16>> || std::is_same_v<Take, PutTiles<TileFloat32>>;
-  bool puts_gelu() const {
-    return kPutsGelu && activation_ == Activation::kGeluErf && !weight_.is_gated &&
-           weight_.out_features % Policy::kCols == 0;
-  }
-  void take_up_gelu() {
-    if constexpr (kPutsGelu) {
-      if (rows_left_ == 0) return;
-      gelu_ = {values_, weight_.bias == nullptr ? nullptr : weight_.bias + col0_, take_.line_of(row0_, col0_),
-               rows_left_};
-      rows_left_ = 0;
-    }
-  }
-  [[gnu::always_inline]] void put_gelu_row() {
-    if (gelu_.rows_left == 0) return;
-    gelu_row<Policy>(gelu_.from, gelu_.bias, gelu_.line);
-    gelu_.from += Policy::kCols;
-    gelu_.line += kCacheLine;
-    --gelu_.rows_left;
-  }
-  void finish_gelu() {
-    if constexpr (kPutsGelu) {
-      take_up_gelu();
-      while (gelu_.rows_left > 0) put_gelu_row();
-    }
-  }
-#endif
-
- private:
-  void finish_some(int count) {
-    const float* bias = weight_.bias == nullptr ? nullptr : weight_.bias + col0_;
-    const float* up_bias = bias == nullptr || !weight_.is_gated ? nullptr : bias + weight_.out_features;
-#if defined(ASSAY_AMX)
-    if (kLeavesVectorUnits<Policy> && cols_ == panel_features<Policy>(weight_.is_gated)) {
-      finish_of_whole_(take_, TileRows{values_, row0_, count, col0_, bias, up_bias});
-      return advance(count);
-    }
-#endif
-    if (weight_.is_gated) {
-      finish_gated_tile<Policy>(activation_, values_, count, cols_, bias, up_bias);
-    } else if (bias != nullptr || activation_ != Activation::kNone) {
-      finish_tile<Policy>(activation_, values_, count, cols_, bias);
-    }
-    take_(FinishedTile{values_, row0_, count, col0_, cols_});
-    advance(count);
-  }
-
-  void advance(int count) {
-    values_ += count * Policy::kCols;
-    row0_ += count;
-    rows_left_ -= count;
-  }
-
-  const PackedWeightView& weight_;
-  Activation activation_;
-  const Take& take_;
-#if defined(ASSAY_AMX)
-  FinishRows<Take> finish_of_whole_ = nullptr;
-  struct {
-    const float* from;
-    const float* bias;
-    char* line;
-    int rows_left;
-  } gelu_ = {};
-#endif
-  float* values_ = nullptr;
-  std::int64_t row0_ = 0;
-  int rows_left_ = 0;
-  std::int64_t col0_ = 0;
-  std::int64_t cols_ = 0;
-};
-
-// Beside the products of a tile: fetches weights and the lines that the tile goes to, and finishes the tile before it.
-template <typename Finish, typename Take>
-struct FetchAndFinish {
-  Prefetch fetch;
-  Finish& before;
-  const Take& take;
-  std::int64_t row0;
-  int rows;
-  std::int64_t col0;
-
-  void block(std::int64_t block_idx, std::int64_t block_bytes) const {
-    fetch.block(block_idx, block_bytes);
-    const int first = static_cast<int>(block_idx) * kFetchRows;
-    if (first < rows) take.prefetch_rows(row0 + first, first + kFetchRows < rows ? kFetchRows : rows - first, col0);
-    if (block_idx >= kFinishDelay) before.finish_rows(kFinishRows);
-  }
-  void piece() const {}
-};
-
-#if defined(ASSAY_AMX)
-// The same where it is GELU that the tile before goes through.
-template <typename Finish>
-struct FetchAndPutGelu {
-  Prefetch fetch;
-  Finish& before;
-
-  [[gnu::always_inline]] void block(std::int64_t block_idx, std::int64_t block_bytes) const {
-    fetch.block(block_idx, block_bytes);
-    if (block_idx == 1) before.take_up_gelu();
-  }
-  [[gnu::always_inline]] void piece() const { before.put_gelu_row(); }
-};
-#endif
-
 // Multiplies `rows` tokens held in input panels, of the depth `part`, by the weight panels [first_col_panel,
 // last_col_panel). After the last part it hands each finished tile, or some rows of it at a time, to take(tile), its
 // rows counted from the first panel. `then` is the weight panel that is read after these, or nullptr.
@@ -320,17 +44,19 @@ template <typename Policy, typename Take>
 void multiply_part(const char* panels, std::int64_t rows, const PackedWeightView& weight, const DepthPart& part,
                    std::int64_t first_col_panel, std::int64_t last_col_panel, Activation activation, const char* then,
                    const Take& take) {
+#if defined(ASSAY_AMX)
+  if constexpr (kLeavesVectorUnits<Policy>) {
+    return multiply_tiles<Policy>(panels, rows, weight, first_col_panel, last_col_panel, activation, then, take);
+  }
+#endif
   constexpr std::int64_t kTileFloats = Policy::kRows * Policy::kCols;
-  // Two where a tile is finished beside the next one's products.
-  alignas(kCacheLine) float whole_tiles[kLeavesVectorUnits<Policy> ? 2 : 1][kTileFloats];
-  float* values = part.sums == nullptr ? whole_tiles[0] : part.sums;
+  alignas(kCacheLine) float whole_tile[kTileFloats];
+  float* values = part.sums == nullptr ? whole_tile : part.sums;
   const std::int64_t values_step = part.sums == nullptr ? 0 : kTileFloats;
   const std::int64_t panel_bytes = part.num_blocks * Policy::kPanelBlockBytes;
   const std::int64_t weight_bytes = ceil_div(weight.in_features, Policy::kDepth) * Policy::kWeightBlockBytes;
   const std::int64_t fetch_bytes =
       round_up(ceil_div(Policy::kWeightBlockBytes, ceil_div(rows, Policy::kRows)), kCacheLine);
-  using Finish = TileFinish<Policy, Take>;
-  Finish finish(weight, activation, take);
   for (std::int64_t col_panel = first_col_panel; col_panel < last_col_panel; ++col_panel) {
     const char* weights =
         static_cast<const char*>(weight.data) + col_panel * weight_bytes + part.first_block * Policy::kWeightBlockBytes;
@@ -344,35 +70,17 @@ void multiply_part(const char* panels, std::int64_t rows, const PackedWeightView
       const int used = static_cast<int>(min_of(Policy::kRows, rows - row0));
       const char* panel = panels + row0 / Policy::kRows * panel_bytes;
       if constexpr (kLeavesVectorUnits<Policy>) {
-#if defined(ASSAY_AMX)
-        if (Finish::kPutsGelu && finish.puts_gelu()) {
-          if constexpr (Finish::kPutsGelu) {
-            Policy::micro(panel, weights, part.num_blocks, used, values, FetchAndPutGelu<Finish>{next, finish});
-            finish.finish_gelu();
-          }
-        } else
-#endif
-          Policy::micro(panel, weights, part.num_blocks, used, values,
-                        FetchAndFinish<Finish, Take>{next, finish, take, row0, used, col0});
-        finish.finish();
-        finish.begin(values, row0, used, col0, cols);
-        values = values == whole_tiles[0] ? whole_tiles[1] : whole_tiles[0];
+        // Returned above.
+      } else if constexpr (Policy::kResumes) {
+        Policy::micro(panel, weights, part.num_blocks, used, values, next, part.first_block > 0);
       } else {
-        if constexpr (Policy::kResumes) {
-          Policy::micro(panel, weights, part.num_blocks, used, values, next, part.first_block > 0);
-        } else {
-          Policy::micro(panel, weights, part.num_blocks, used, values, next);
-        }
-        if (!part.is_last) continue;
-        finish.begin(values, row0, used, col0, cols);
-        finish.finish();
+        Policy::micro(panel, weights, part.num_blocks, used, values, next);
       }
+      if (!part.is_last) continue;
+      finish_values<Policy>(weight, activation, values, used, col0, cols);
+      take(FinishedTile{values, row0, used, col0, cols});
     }
   }
-#if defined(ASSAY_AMX)
-  if (finish.puts_gelu()) finish.finish_gelu();
-#endif
-  if constexpr (kLeavesVectorUnits<Policy>) finish.finish();
 }
 
 // The same with the whole depth at once.
@@ -403,8 +111,8 @@ LinearPlan plan_linear(std::int64_t num_tokens, const PackedWeightView& weight, 
   LinearPlan plan;
   const std::int64_t row_panels = ceil_div(num_tokens, Policy::kRows);
   const std::int64_t fair = ceil_div(row_panels, kRowBlocksPerThread * num_threads) * Policy::kRows;
-  plan.rows_per_block =
-      min_of(max_block_rows<Policy>(weight.in_features), max_of(fair, max_of(4 * Policy::kRows, kMinBlockRows)));
+  plan.rows_per_block = min_of(max_block_rows<Policy>(weight.in_features),
+                               max_of(fair, max_of(kMinBlockPanels * Policy::kRows, kMinBlockRows)));
   plan.num_row_blocks = ceil_div(num_tokens, plan.rows_per_block);
   const std::int64_t col_panels = num_weight_panels<Policy>(weight);
   const std::int64_t wanted = num_threads == 1 ? 1 : ceil_div(kItemsPerThread * num_threads, plan.num_row_blocks);

@@ -31,6 +31,16 @@ struct TileGeometry {
     tile_store<2>(tile + kTileRows * kCols, stride);
     tile_store<3>(tile + kTileRows * kCols + 16, stride);
   }
+  // The sums that store_tiles left in `tile`, to be gone on from, or none.
+  static void begin_tiles(const float* tile, bool both_rows, bool resumes) {
+    if (!resumes) return zero_tiles();
+    constexpr std::int64_t stride = kCols * static_cast<std::int64_t>(sizeof(float));
+    tile_load<0>(tile, stride);
+    tile_load<1>(tile + 16, stride);
+    if (!both_rows) return;
+    tile_load<2>(tile + kTileRows * kCols, stride);
+    tile_load<3>(tile + kTileRows * kCols + 16, stride);
+  }
   static void zero_tiles() {
     tile_zero<0>();
     tile_zero<1>();
@@ -38,7 +48,7 @@ struct TileGeometry {
     tile_zero<3>();
   }
   // Weights of a panel that stay in L1 while row panels pass; longer ones come from L2 every time.
-  static constexpr std::int64_t kKeptWeightBytes = 28 * 1024;
+  static constexpr std::int64_t kKeptWeightBytes = 32 * 1024;
 
   // Tiles 4, 5 = inputs of the two token halves; 6, 7 = weights of the two column halves. In the order of their first
   // use: the first product waits for two of them only. Inputs are read once for every weight panel, and would push the
@@ -87,11 +97,10 @@ struct TileGeometry {
   }
 };
 
-// 16 neighbours as bfloat16, of which `low` are the first 8; what was stored.
-inline __m256i store_halves(char* to, __m256 low, __m256 high) {
+// 16 neighbours as bfloat16, of which `low` are the first 8.
+inline void store_halves(char* to, __m256 low, __m256 high) {
   const __m256i pairs = reinterpret_cast<__m256i>(_mm256_cvtne2ps_pbh(high, low));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), pairs);
-  return pairs;
 }
 
 struct TileBfloat16 : TileGeometry {
@@ -110,16 +119,11 @@ struct TileBfloat16 : TileGeometry {
     char* block = panel + (col / kDepth) * kPanelBlockBytes;
     vec_store_bf16_pair(reinterpret_cast<bfloat16*>(block) + input_offset(row, col), low, high);
   }
-  // The same from four halves of vectors, to the line it goes to.
-  static void put_halves(char* line, const __m256* v) {
-    store_halves(line, v[0], v[1]);
-    store_halves(line + kCacheLine / 2, v[2], v[3]);
-  }
   template <typename Beside>
   static void micro(const char* panel, const char* weights, std::int64_t num_blocks, int rows, float* tile,
-                    const Beside& beside) {
+                    const Beside& beside, bool resumes) {
     const bool both_rows = rows > kTileRows;
-    zero_tiles();
+    begin_tiles(tile, both_rows, resumes);
     with_panel(num_blocks * kWeightBlockBytes, [&](auto keeps) __attribute__((always_inline)) {
       for (std::int64_t block = 0; block < num_blocks; ++block) {
         beside.block(block, kWeightBlockBytes);
@@ -153,22 +157,17 @@ struct TileFloat32 : TileGeometry {
     vec_store_bf16_pair(at + kPlaneBytes / 2, vec_sub(low, vec_load_bf16(at)),
                         vec_sub(high, vec_load_bf16(at + kVecWidth)));
   }
-  static void put_halves(char* line, const __m256* v) {
-    for (int i = 0; i < 4; i += 2) {
-      char* const at = line + i / 2 * (kCacheLine / 2);
-      const __m256i pairs = store_halves(at, v[i], v[i + 1]);
-      const auto rest = [](__m256 value, __m128i rounded) {
-        return value - _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(rounded), 16));
-      };
-      store_halves(at + kPlaneBytes, rest(v[i], _mm256_castsi256_si128(pairs)),
-                   rest(v[i + 1], _mm256_extracti128_si256(pairs, 1)));
-    }
+  static void put_line(char* line, Vec low, Vec high) {
+    bfloat16* const at = reinterpret_cast<bfloat16*>(line);
+    vec_store_bf16_pair(at, low, high);
+    vec_store_bf16_pair(at + kPlaneBytes / 2, vec_sub(low, vec_load_bf16(at)),
+                        vec_sub(high, vec_load_bf16(at + kVecWidth)));
   }
   template <typename Beside>
   static void micro(const char* panel, const char* weights, std::int64_t num_blocks, int rows, float* tile,
-                    const Beside& beside) {
+                    const Beside& beside, bool resumes) {
     const bool both_rows = rows > kTileRows;
-    zero_tiles();
+    begin_tiles(tile, both_rows, resumes);
     with_panel(num_blocks * kWeightBlockBytes, [&](auto keeps) __attribute__((always_inline)) {
       for (std::int64_t block = 0; block < num_blocks; ++block) {
         beside.block(block, kWeightBlockBytes);
@@ -185,6 +184,16 @@ struct TileFloat32 : TileGeometry {
     store_tiles(tile, both_rows);
   }
 };
+
+// Depth blocks whose weights stay in L1 while row panels pass; 0: the depth is not cut.
+template <typename Policy>
+constexpr std::int64_t kChunkBlocks = 0;
+template <>
+inline constexpr std::int64_t kChunkBlocks<TileBfloat16> =
+    TileGeometry::kKeptWeightBytes / TileBfloat16::kWeightBlockBytes;
+template <>
+inline constexpr std::int64_t kChunkBlocks<TileFloat32> =
+    TileGeometry::kKeptWeightBytes / TileFloat32::kWeightBlockBytes;
 
 template <>
 inline constexpr bool kLeavesVectorUnits<TileBfloat16> = true;

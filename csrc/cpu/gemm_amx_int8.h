@@ -81,7 +81,7 @@ struct TileInt8 {
 
   template <typename Beside>
   static void micro(const char* panel, const char* weights, std::int64_t num_blocks, int rows, float* tile,
-                    const Beside& beside) {
+                    const Beside& beside, bool) {
     const bool both_rows = rows > kTileRows;
     TileGeometry::zero_tiles();
     TileGeometry::with_panel(num_blocks * kWeightBlockBytes, [&](auto keeps) __attribute__((always_inline)) {

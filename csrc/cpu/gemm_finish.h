@@ -86,6 +86,19 @@ template <typename Policy>
   });
 }
 
+// Either of them, for rows of a tile from column col0 of the weight on.
+template <typename Policy>
+void finish_values(const PackedWeightView& weight, Activation activation, float* values, int rows, std::int64_t col0,
+                   std::int64_t cols) {
+  const float* bias = weight.bias == nullptr ? nullptr : weight.bias + col0;
+  if (weight.is_gated) {
+    const float* up_bias = bias == nullptr ? nullptr : bias + weight.out_features;
+    finish_gated_tile<Policy>(activation, values, rows, cols, bias, up_bias);
+  } else if (bias != nullptr || activation != Activation::kNone) {
+    finish_tile<Policy>(activation, values, rows, cols, bias);
+  }
+}
+
 // Into a row-major tensor of one dtype, after the residual is added where there is one.
 template <int kTileRows, int kTileCols, int kCols, typename Out, bool kHasResidual>
 void store_tile_as(Epilogue e, FinishedTile tile) {

@@ -64,19 +64,37 @@ void store_finished(const Epilogue& e, const TileRows& rows) {
   }
 }
 
-// A row of GELU to its line in a panel, in halves of vectors, inline in the loop over depth blocks: there it runs
-// beside the products, which a longer stretch of code between two of them would outlast.
+// Rows of a tile on their way through GELU into a panel.
+struct GeluRows {
+  const float* from;
+  const float* bias;  // nullptr: none
+  char* line;
+  int left;
+};
+
+// The next of them, inline in the loop over depth blocks: there it runs beside the products, which a longer stretch of
+// code between two of them would outlast. In halves of vectors where there are few products for it (activation_amx.h).
 template <typename Policy>
-[[gnu::always_inline]] inline void gelu_row(const float* from, const float* bias, char* line) {
-  using L = HalfLanes;
-  constexpr int kHalf = kVecWidth / 2;
-  __m256 v[4];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const __m256 x = L::load(from + i * kHalf) + (bias == nullptr ? _mm256_setzero_ps() : L::load(bias + i * kHalf));
-    v[i] = kRoundsActivations<Policy> ? gelu_rounded<L>(x) : gelu_erf_half(x);
+[[gnu::always_inline]] inline void put_gelu_row(GeluRows& rows) {
+  const auto load = [&](auto lanes, int i) __attribute__((always_inline)) {
+    using L = decltype(lanes);
+    return L::load(rows.from + i) + (rows.bias == nullptr ? L::set1(0.0f) : L::load(rows.bias + i));
+  };
+  if constexpr (kRoundsActivations<Policy>) {
+    constexpr int kHalf = kVecWidth / 2;
+    using L = HalfLanes;
+#pragma GCC unroll 2
+    for (int i = 0; i < 2 * kVecWidth; i += kVecWidth) {
+      store_halves(rows.line + i * 2, gelu_rounded<L>(load(L{}, i)), gelu_rounded<L>(load(L{}, i + kHalf)));
+    }
+  } else {
+    using L = WholeLanes;
+    Policy::put_line(rows.line, activate<Activation::kGeluErf>(load(L{}, 0)),
+                     activate<Activation::kGeluErf>(load(L{}, kVecWidth)));
   }
-  Policy::put_halves(line, v);
+  rows.from += Policy::kCols;
+  rows.line += kCacheLine;
+  --rows.left;
 }
 
 template <typename Policy, Activation kActivation, bool kIsGated>

@@ -21,6 +21,7 @@ struct StoreTiles {
       if (element == 4) __builtin_prefetch(at + kCacheLine, 1, 3);
     }
   }
+  static constexpr bool kPutsRows = false;
   template <Activation kActivation, bool kIsGated>
   static void finish(const StoreTiles& take, const TileRows& rows) {
     store_finished<Policy, kActivation, kIsGated>(take.epilogue, rows);
@@ -49,6 +50,7 @@ struct PutTiles {
     return panel_of(row) + (col - first_col) / Policy::kDepth * Policy::kPanelBlockBytes +
            row % Policy::kRows * kCacheLine;
   }
+  static constexpr bool kPutsRows = kLeavesVectorUnits<Policy> && !std::is_same_v<Policy, TileInt8>;
   template <Activation kActivation, bool kIsGated>
   static void finish(const PutTiles& take, const TileRows& rows) {
     TileRows of_part = rows;

@@ -30,11 +30,15 @@
 #endif
 #include "cpu/gemm_policies.h"
 #include "cpu/norm.h"
+#include "cpu/gemm_panels.h"
 #include "cpu/gemm_finish.h"
 #if defined(ASSAY_AMX)
 #include "cpu/gemm_finish_amx.h"
 #endif
 #include "cpu/gemm_take.h"
+#if defined(ASSAY_AMX)
+#include "cpu/gemm_drive_amx.h"
+#endif
 #include "cpu/gemm.h"
 #include "cpu/head_products.h"
 #include "cpu/attention.h"
