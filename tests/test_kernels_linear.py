@@ -27,6 +27,8 @@ SHAPES = [
     (33, 32, 96),
     (300, 384, 100),
     (600, 96, 288),
+    (70, 1100, 40),  # deeper than a chunk of AMX
+    (560, 540, 40),  # and more rows than wait for the next
 ]
 ARITHMETICS = ("float32", "float32_fma", "bfloat16", "int8")
 
