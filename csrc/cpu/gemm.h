@@ -1,5 +1,5 @@
-// Matrix products: packing, the tile driver, and the `linear` op. Included inside an ISA's namespace after the other
-// gemm_*.h and norm.h.
+// Matrix products: the driver of vector micro-kernels (of tiles: gemm_drive_amx.h) and the `linear` op. Included inside
+// an ISA's namespace after the other gemm_*.h.
 #pragma once
 
 // Bytes of packed input that a thread keeps hot beside the weight panel it streams: half of its L2, of 2 MiB more,
